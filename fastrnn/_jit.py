@@ -1,0 +1,220 @@
+"""How things are compiled, and where the compiled code is kept.
+
+Numba's own cache does not notice edits in *another* file than the kernel's, and misses whenever a kernel closes over a
+dispatcher or an intrinsic. Ours is keyed by content: a folder per (package sources, numba, llvmlite), and within it one per
+fingerprint of everything a kernel can reach. An edited cell is never served stale; an unedited one is never compiled twice.
+"""
+
+import hashlib
+import os
+import stat
+import sys
+import types
+import warnings
+from functools import cache
+from pathlib import Path
+
+import llvmlite
+import numba
+from numba import njit
+from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
+from numba.core.dispatcher import Dispatcher
+from numba.extending import register_jitable
+
+# Never nnan / ninf (isnan would fold to False); no arcp (vector division would become an estimate); no reassoc (order is promised).
+FASTMATH = {"contract"}
+COMPILED = ("_jit.py", "_math.py", "cells/**/*.py", "kernels/**/*.py", "losses.py", "optimizers.py")  # the only files with Numba code
+JIT_DISABLED = bool(numba.config.DISABLE_JIT)
+
+
+def pointwise(function):
+    """Scalar maths of one unit: stays callable as plain Python, and compiles into the loop that uses it.
+
+    Left to LLVM to inline: Numba's own inlining gives the same loop and takes five times as long to compile.
+    """
+    return register_jitable(fastmath=FASTMATH, error_model="numpy")(function)
+
+
+def kernel(function):
+    """Compile `function` on first use, without the interpreter lock, through the package's own disk cache."""
+    if JIT_DISABLED:
+        return function
+    dispatcher = njit(nogil=True, fastmath=FASTMATH, error_model="numpy")(function)
+    folder = cache_folder()
+    if folder is not None:
+        dispatcher._cache = _ContentCache(function, folder / fingerprint(function)[:24])
+    return dispatcher
+
+
+# The cache folder ---------------------------------------------------------------------------------------------------
+
+
+@cache
+def package_hash() -> str:
+    """A hash of the sources that are compiled and of the versions of the compilers."""
+    digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__} {sys.version_info[:3]}".encode())
+    root = Path(__file__).parent
+    for path in sorted(path for pattern in COMPILED for path in root.glob(pattern)):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+@cache
+def cache_folder() -> Path | None:
+    """This user's folder of compiled code for these sources; None where no private writable folder can be had."""
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA")
+    elif sys.platform == "darwin":
+        base = os.path.expanduser("~/Library/Caches")
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if not base or base.startswith("~"):
+        return None
+    root = Path(base) / "fastrnn"
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if hasattr(os, "getuid"):
+            status = root.lstat()
+            if status.st_uid != os.getuid() or not stat.S_ISDIR(status.st_mode):
+                return None  # compiled code is executed: never from a folder someone else could write
+            root.chmod(0o700)
+        folder = root / package_hash()[:24]
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except OSError:
+        return None
+    return folder if os.access(folder, os.W_OK) else None
+
+
+class _Locator(_CacheLocator):
+    """The folder that `_ContentCache` was given."""
+
+    folder: Path
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def get_cache_path(self):
+        return str(self.folder)
+
+    def get_source_stamp(self):
+        return self.folder.name
+
+    def get_disambiguator(self):
+        return None
+
+
+class _ContentCache(FunctionCache):
+    """Numba's function cache under a key made of content, in a folder of ours; a damaged or full disk means no cache."""
+
+    def __init__(self, function, folder: Path):
+        class Impl(CompileResultCacheImpl):
+            def __init__(self, py_func):
+                self._locator = _Locator(folder)
+                self._filename_base = self.get_filename_base(py_func.__name__, getattr(sys, "abiflags", ""))
+                self._lineno = 0
+
+        self._impl_class = Impl
+        self._fingerprint = folder.name
+        super().__init__(function)
+
+    def _index_key(self, sig, codegen):
+        return sig, codegen.magic_tuple(), self._fingerprint
+
+    def load_overload(self, sig, target_context):
+        try:
+            return super().load_overload(sig, target_context)
+        except (OSError, EOFError, ValueError, KeyError, AttributeError, ImportError, IndexError, TypeError, RuntimeError):
+            self.flush()  # a damaged entry: compile again and overwrite it
+            return None
+        except Exception as error:  # pickle.UnpicklingError, without importing pickle for its name
+            if type(error).__name__ != "UnpicklingError":
+                raise
+            self.flush()
+            return None
+
+    def save_overload(self, sig, data):
+        try:
+            super().save_overload(sig, data)
+        except OSError as error:
+            self.disable()
+            warnings.warn(f"fastrnn could not keep compiled code in {self._cache_path}: {error}", RuntimeWarning, stacklevel=2)
+
+
+# Fingerprints -------------------------------------------------------------------------------------------------------
+
+_FOREIGN = {"numba", "llvmlite", "numpy", "math", "cmath", "builtins", "operator", "functools", "typing", "scipy"}
+
+
+def fingerprint(thing) -> str:
+    """A hash of the content of `thing` and of all the code it can reach: bytecode, constants, closures, globals, sources."""
+    digest = hashlib.sha256()
+    _feed(digest, thing, {})
+    return digest.hexdigest()
+
+
+def _feed(digest, thing, seen: dict) -> None:
+    """Add `thing` to `digest`, each object once (`seen` numbers them, and keeps them alive)."""
+    if isinstance(thing, Dispatcher):
+        thing = thing.py_func
+    thing = getattr(thing, "_defn", thing)  # an intrinsic: the function that defines it
+    if id(thing) in seen and not isinstance(thing, (str, int, float)):
+        digest.update(f"seen {seen[id(thing)][0]};".encode())
+        return
+    seen[id(thing)] = len(seen), thing
+    if isinstance(thing, types.FunctionType):
+        _feed_function(digest, thing, seen)
+    elif isinstance(thing, (tuple, list)):
+        digest.update(f"{type(thing).__name__} {len(thing)}(".encode())
+        for item in thing:
+            _feed(digest, item, seen)
+    elif isinstance(thing, (bool, int, float, complex, str, bytes, type(None), slice, frozenset)):
+        text = sorted(map(repr, thing)) if isinstance(thing, frozenset) else thing
+        digest.update(f"{type(thing).__name__} {text!r};".encode())
+    elif hasattr(thing, "tobytes") and hasattr(thing, "dtype"):
+        digest.update(f"array {thing.dtype} {getattr(thing, 'shape', ())};".encode() + thing.tobytes())
+    elif isinstance(thing, dict):
+        for key in sorted(thing, key=repr):
+            _feed(digest, (key, thing[key]), seen)
+    else:
+        name = getattr(thing, "__qualname__", getattr(thing, "__name__", type(thing).__qualname__))
+        digest.update(f"{getattr(thing, '__module__', '')} {name};".encode())
+
+
+def _feed_function(digest, function, seen: dict) -> None:
+    module = function.__module__ or ""
+    digest.update(f"function {module}.{function.__qualname__};".encode())
+    if module.split(".")[0] in _FOREIGN:
+        return
+    if not module.startswith("fastrnn."):  # the package's own sources are in package_hash already
+        digest.update(_source_hash(function.__code__.co_filename))
+    for cell in function.__closure__ or ():
+        _feed(digest, cell.cell_contents, seen)
+    _feed(digest, function.__defaults__ or (), seen)
+    _feed_code(digest, function.__code__, function.__globals__, seen)
+
+
+def _feed_code(digest, code: types.CodeType, names: dict, seen: dict) -> None:
+    digest.update(code.co_code + repr((code.co_names, code.co_freevars, code.co_cellvars)).encode())
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            _feed_code(digest, constant, names, seen)
+        else:
+            _feed(digest, constant, seen)
+    for name in code.co_names:
+        if name not in names:
+            continue
+        value = names[name]
+        if not isinstance(value, types.ModuleType):
+            _feed(digest, value, seen)
+        elif value.__name__.split(".")[0] not in _FOREIGN:  # helper.f: the functions of that module this code names
+            for attribute in code.co_names:
+                if isinstance(getattr(value, attribute, None), types.FunctionType):
+                    _feed(digest, getattr(value, attribute), seen)
+
+
+def _source_hash(path: str) -> bytes:
+    """The content of a source file; empty where there is none (a notebook cell, a string)."""
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).digest()
+    except OSError:
+        return b""

@@ -1,0 +1,276 @@
+"""Scalar functions for cells: branch-free, vectorizable, exact at the special values, in the precision of their argument.
+
+In plain Python the same functions take a float, or a complex number for complex-step differentiation. `exp(r)` follows Tang
+(1989): r = x - n ln 2 in two parts, a minimax polynomial on |r| <= ln(2)/2, and 2**n made from bits. `tanh` and `sigmoid` are
+within 2.5 ulp over all 2**32 float32 numbers (`tests/exhaustive_math.py` visits every one), and within 4 ulp in float64.
+"""
+
+import cmath
+import math
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic, overload
+
+from ._jit import FASTMATH, pointwise
+
+_OPTIONS = {"fastmath": FASTMATH, "error_model": "numpy"}
+_MAGIC = {types.float32: 12582912.0, types.float64: 6755399441055744.0}  # 1.5 * 2**mantissa: adding it rounds to an integer
+
+
+@intrinsic
+def _power_of_two(typing_context, t):
+    """2**n from t = magic + n: the low mantissa bits of t are n; shifted up they are an exponent."""
+    bits, shift, bias = (32, 23, 127) if t == types.float32 else (64, 52, 1023)
+
+    def codegen(context, builder, signature, args):
+        integer = ir.IntType(bits)
+        exponent = builder.shl(builder.bitcast(args[0], integer), integer(shift))
+        return builder.bitcast(builder.add(exponent, integer(bias << shift)), context.get_value_type(signature.return_type))
+
+    return t(t), codegen
+
+
+def _reduced(x):
+    """(p, t): expm1(r) and the rounded exponent, with exp(x) = 2**n (1 + p). Compiled code only."""
+    raise NotImplementedError("only compiled code reduces its argument; plain Python calls the math module")
+
+
+@overload(_reduced, jit_options=_OPTIONS)
+def _reduced_overload(x):
+    if x == types.float32:
+
+        def reduced(x):
+            f = type(x)
+            t = x * f(1.4426950408889634) + f(12582912.0)
+            n = t - f(12582912.0)
+            r = (x - n * f(0.693359375)) - n * f(-2.12194440e-4)
+            p = f(1.9890990824673654e-04) * r + f(1.3933649996309251e-03)
+            p = p * r + f(8.3333109254809e-03)
+            p = p * r + f(4.1666464925285904e-02)
+            p = p * r + f(1.6666666681623232e-01)
+            p = p * r + f(5.00000001346581e-01)
+            return p * (r * r) + r, t
+
+    else:
+
+        def reduced(x):
+            f = type(x)
+            t = x * f(1.4426950408889634) + f(6755399441055744.0)
+            n = t - f(6755399441055744.0)
+            r = (x - n * f(6.93147180369123816490e-01)) - n * f(1.90821492927058770002e-10)
+            p = f(2.0914686968086876e-09) * r + f(2.5105217004720745e-08)
+            p = p * r + f(2.75572736431103e-07)
+            p = p * r + f(2.7557255400206422e-06)
+            p = p * r + f(2.4801587325547743e-05)
+            p = p * r + f(1.9841269874820627e-04)
+            p = p * r + f(1.3888888888883748e-03)
+            p = p * r + f(8.333333333326136e-03)
+            p = p * r + f(4.166666666666667e-02)
+            p = p * r + f(1.666666666666667e-01)
+            p = p * r + f(0.5)
+            return p * (r * r) + r, t
+
+    return reduced
+
+
+def _limits(x):
+    """Where tanh has rounded to 1, where exp(-x) has rounded to 0, and the largest argument of exp, by type."""
+    return {types.float32: (9.02, 104.0, 88.0), types.float64: (19.07, 746.0, 709.0)}[x]
+
+
+def exp(x):
+    """e**x for x <= 88 (float32) or 709 (float64), above which the argument is clamped; gradual underflow below."""
+    return cmath.exp(x) if isinstance(x, complex) else type(x)(math.exp(x))
+
+
+@overload(exp, jit_options=_OPTIONS)
+def _exp_overload(x):
+    _, low, high = _limits(x)
+
+    def exp(x):
+        f = type(x)
+        a = f(high) if x > f(high) else x
+        a = f(-low) if a < f(-low) else a
+        p, t = _reduced(a)
+        # below 1, 2**(n + 64) is normal even where 2**n is not: one rounding, in the last product
+        scale = _power_of_two(t + f(64.0) if a < f(0.0) else t)
+        return (scale * p + scale) * (f(2.0**-64) if a < f(0.0) else f(1.0))
+
+    return exp
+
+
+def expm1(x):
+    """e**x - 1 without cancellation near 0, for x <= 88 (float32) or 709 (float64)."""
+    if isinstance(x, complex):
+        return cmath.exp(x / 2) * 2 * cmath.sinh(x / 2)
+    return type(x)(math.expm1(x))
+
+
+@overload(expm1, jit_options=_OPTIONS)
+def _expm1_overload(x):
+    _, _, high = _limits(x)
+    low = 20.0 if x == types.float32 else 40.0  # expm1 has rounded to -1
+
+    def expm1(x):
+        f = type(x)
+        a = f(high) if x > f(high) else x
+        a = f(-low) if a < f(-low) else a
+        p, t = _reduced(a)
+        scale = _power_of_two(t)
+        return scale * p + (scale - f(1.0))
+
+    return expm1
+
+
+def tanh(x):
+    """Hyperbolic tangent, as m / (m + 2) with m = expm1(2 |x|), the sign put back: odd, monotone, 1 at infinity."""
+    return cmath.tanh(x) if isinstance(x, complex) else type(x)(math.tanh(x))
+
+
+@overload(tanh, jit_options=_OPTIONS)
+def _tanh_overload(x):
+    one_at, _, _ = _limits(x)
+
+    def tanh(x):
+        f = type(x)
+        a = abs(x)
+        a = f(one_at) if a > f(one_at) else a
+        p, t = _reduced(a + a)
+        scale = _power_of_two(t)
+        m = scale * p + (scale - f(1.0))
+        return math.copysign(m / (m + f(2.0)), x)
+
+    return tanh
+
+
+def sigmoid(x):
+    """Logistic function 1 / (1 + e**-x), from e = exp(-|x|) on both sides: no overflow, full relative accuracy in the tail."""
+    if isinstance(x, complex):
+        return 1 / (1 + cmath.exp(-x)) if x.real > 0 else cmath.exp(x) / (1 + cmath.exp(x))
+    e = math.exp(-abs(x))
+    return type(x)((e if x < 0 else 1.0) / (1.0 + e))
+
+
+@overload(sigmoid, jit_options=_OPTIONS)
+def _sigmoid_overload(x):
+    _, zero_at, _ = _limits(x)
+    down = 2.0**-64
+
+    def sigmoid(x):
+        f = type(x)
+        a = abs(x)
+        a = f(zero_at) if a > f(zero_at) else a
+        p, t = _reduced(-a)
+        scale = _power_of_two(t + f(64.0))
+        e = (scale * p + scale) * f(down)
+        numerator = e if x < f(0.0) else f(1.0)
+        return numerator / (f(1.0) + e)
+
+    return sigmoid
+
+
+def _real(x):
+    """The real part, on which piecewise functions decide."""
+    return x.real
+
+
+@overload(_real, jit_options=_OPTIONS)
+def _real_overload(x):
+    return lambda x: x
+
+
+# Activations: y = f(a), and df/da written as a function of y, so that backward needs no pre-activation ----------------
+
+
+@pointwise
+def relu(a):
+    zero = type(a)(0.0)
+    return zero if _real(a) < 0.0 else a  # NaN stays NaN
+
+
+@pointwise
+def hard_sigmoid(a):
+    """clip(a / 6 + 1 / 2, 0, 1), as in PyTorch and ONNX's HardSwish."""
+    f = type(a)
+    y = a * f(1.0 / 6.0) + f(0.5)
+    y = f(0.0) if _real(y) < 0.0 else y
+    return f(1.0) if _real(y) > 1.0 else y
+
+
+@pointwise
+def elu(a):
+    return a if _real(a) > 0.0 else expm1(a)
+
+
+@pointwise
+def selu(a):
+    """Klambauer et al. 2017: scale 1.0507..., alpha 1.6732..."""
+    f = type(a)
+    return f(1.0507009873554804934193349852946) * (
+        a if _real(a) > 0.0 else f(1.6732632423543772848170429916717) * expm1(a)
+    )
+
+
+@pointwise
+def identity(a):
+    return a
+
+
+@pointwise
+def tanh_backward(y):
+    return type(y)(1.0) - y * y
+
+
+@pointwise
+def sigmoid_backward(y):
+    return y * (type(y)(1.0) - y)
+
+
+@pointwise
+def relu_backward(y):
+    f = type(y)
+    return f(1.0) if y > f(0.0) else f(0.0)
+
+
+@pointwise
+def hard_sigmoid_backward(y):
+    f = type(y)
+    return f(1.0 / 6.0) if (y > f(0.0)) & (y < f(1.0)) else f(0.0)
+
+
+@pointwise
+def elu_backward(y):
+    f = type(y)
+    return f(1.0) if y > f(0.0) else y + f(1.0)
+
+
+@pointwise
+def selu_backward(y):
+    f = type(y)
+    scale = f(1.0507009873554804934193349852946)
+    return scale if y > f(0.0) else y + scale * f(1.6732632423543772848170429916717)
+
+
+@pointwise
+def identity_backward(y):
+    return type(y)(1.0)
+
+
+ACTIVATIONS = {
+    "tanh": (tanh, tanh_backward),
+    "relu": (relu, relu_backward),
+    "sigmoid": (sigmoid, sigmoid_backward),
+    "hard_sigmoid": (hard_sigmoid, hard_sigmoid_backward),
+    "elu": (elu, elu_backward),
+    "selu": (selu, selu_backward),
+    "identity": (identity, identity_backward),
+}
+
+
+def activations(**named):
+    """(f, df) for one keyword argument whose value names an activation; `df` takes f's output."""
+    ((argument, name),) = named.items()
+    if not isinstance(name, str) or name not in ACTIVATIONS:
+        raise ValueError(f"{argument}: one of {', '.join(map(repr, ACTIVATIONS))} is required; got {name!r}")
+    return ACTIVATIONS[name]

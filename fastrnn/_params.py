@@ -1,0 +1,81 @@
+"""Named arrays that share one flat buffer: parameters, their gradients, and the optimizer's moments."""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+
+class Params(Mapping):
+    """An ordered mapping from names to arrays, all of them views of one contiguous vector.
+
+    One buffer makes an optimizer step, a norm or a checkpoint a single pass over memory, and gradients and moments have
+    the same type as the parameters they belong to.
+
+    Parameters
+    ----------
+    shapes : mapping of str to tuple of int
+        Name and shape of every array, in order.
+    dtype : {"float32", "float64"}
+    flat : ndarray, shape (n,), optional
+        The buffer to use; zeros by default.
+
+    Examples
+    --------
+    >>> from fastrnn import Params
+    >>> p = Params({"weight": (2, 3), "bias": (2,)}, "float64")
+    >>> p["bias"] = 1.0
+    >>> p.flat
+    array([0., 0., 0., 0., 0., 0., 1., 1.])
+    """
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], dtype, flat: np.ndarray | None = None):
+        self.shapes = dict(shapes)
+        size = sum(int(np.prod(shape, dtype=np.int64)) for shape in self.shapes.values())
+        self.flat = np.zeros(size, dtype) if flat is None else flat
+        if self.flat.shape != (size,):
+            raise ValueError(f"flat: a buffer of shape ({size},) is required for these shapes; got {self.flat.shape}")
+        self._views, start = {}, 0
+        for name, shape in self.shapes.items():
+            stop = start + int(np.prod(shape, dtype=np.int64))
+            self._views[name] = self.flat[start:stop].reshape(shape)
+            start = stop
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.flat.dtype
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._views[name]
+
+    def __setitem__(self, name: str, value) -> None:
+        self._views[name][...] = value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._views)
+
+    def __len__(self) -> int:
+        return len(self._views)
+
+    def __repr__(self) -> str:
+        inner = ", ".join(f"{name}{list(shape)}" for name, shape in self.shapes.items())
+        return f"Params({inner}; {self.dtype})"
+
+    def like(self) -> "Params":
+        """Zeros with the same names and shapes."""
+        return Params(self.shapes, self.dtype)
+
+    def copy(self) -> "Params":
+        return Params(self.shapes, self.dtype, self.flat.copy())
+
+    @staticmethod
+    def join(groups: Mapping[str, "Params"]) -> tuple["Params", dict[str, "Params"]]:
+        """One buffer for several groups, names prefixed ``group.name``; and each group as views of that buffer."""
+        dtype = np.result_type(*(group.dtype for group in groups.values()))
+        shapes = {f"{key}.{name}": shape for key, group in groups.items() for name, shape in group.shapes.items()}
+        whole, parts, start = Params(shapes, dtype), {}, 0
+        for key, group in groups.items():
+            stop = start + group.flat.size
+            whole.flat[start:stop] = group.flat
+            parts[key] = Params(group.shapes, dtype, whole.flat[start:stop])
+            start = stop
+        return whole, parts

@@ -1,0 +1,57 @@
+"""Between weights as users see them and the operands of `product`."""
+
+import numpy as np
+
+from ..._jit import kernel
+from .product import VECTOR_BYTES, WIDE
+
+
+@kernel
+def pack_columns(weight, rows, panels):
+    """B[k, n] = weight[rows[n], k] as packed panels: the operand of x W^T. weight (R, K), rows (N,), panels (K * Np,)."""
+    K, N, one = weight.shape[1], rows.shape[0], VECTOR_BYTES // weight.itemsize
+    columns, n = (panels.shape[0] // K if K else 0), 0
+    while n < columns:
+        left = columns - n
+        wide = WIDE * one if left >= WIDE * one else (2 * one if left >= 2 * one else one)
+        for j in range(wide):
+            at = n * K + j
+            if n + j < N:
+                row = weight[rows[n + j]]
+                for k in range(K):
+                    panels[at + k * wide] = row[k]
+            else:
+                for k in range(K):
+                    panels[at + k * wide] = 0.0
+        n += wide
+
+
+@kernel
+def pack_rows(weight, rows, panels):
+    """B[k, n] = weight[rows[k], n] as packed panels: the operand of dz W. weight (R, N), rows (K,), panels (K * Np,)."""
+    K, N, one = rows.shape[0], weight.shape[1], VECTOR_BYTES // weight.itemsize
+    columns, n = (panels.shape[0] // K if K else 0), 0
+    while n < columns:
+        left = columns - n
+        wide = WIDE * one if left >= WIDE * one else (2 * one if left >= 2 * one else one)
+        for k in range(K):
+            row, at = weight[rows[k]], n * K + k * wide
+            for j in range(wide):
+                panels[at + j] = row[n + j] if n + j < N else 0.0
+        n += wide
+
+
+@kernel
+def add_transposed(sums, rows, gradient):
+    """gradient[rows[n], k] += sum over slices of sums[., k, n], slices in order. sums (slices, K * Np), gradient (R, K)."""
+    K = gradient.shape[1]
+    columns = sums.shape[1] // K if K else 0
+    line = np.empty(columns, sums.dtype)
+    for k in range(K):
+        line[:] = 0.0
+        for s in range(sums.shape[0]):
+            part = sums[s, k * columns : (k + 1) * columns]
+            for n in range(columns):
+                line[n] += part[n]
+        for n in range(rows.shape[0]):
+            gradient[rows[n], k] += line[n]

@@ -1,0 +1,170 @@
+"""C += A B with the accumulators in vector registers, every sum in one fixed order.
+
+LLVM vectorizes plain loops but keeps no tile of accumulators in registers; an `@intrinsic` of forty lines does. Each element of C
+is one chain of fused multiply-adds over k ascending, begun from C: the result depends neither on the tile that computed it, nor on
+the rows beside it, nor on where a longer sum was cut.
+"""
+
+import llvmlite.binding as llvm
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from ..._jit import JIT_DISABLED, kernel
+
+_FEATURES = llvm.get_host_cpu_features()
+_X86 = llvm.get_process_triple().startswith(("x86_64", "i686", "amd64"))
+VECTOR_BYTES = 64 if _FEATURES.get("avx512f") else 32 if _FEATURES.get("avx2") else 16
+_FUSED = not _X86 or bool(_FEATURES.get("fma"))
+WIDE = 4 if VECTOR_BYTES == 64 or not _X86 else 2  # vectors of a full panel: 6 x 4 accumulators of 32 registers, or 6 x 2 of 16
+TALL = 6
+
+
+def lanes(dtype) -> int:
+    """Numbers in one vector register of this machine."""
+    return VECTOR_BYTES // np.dtype(dtype).itemsize
+
+
+def padded(n: int, dtype) -> int:
+    """n rounded up to whole vectors."""
+    return -(-n // lanes(dtype)) * lanes(dtype)
+
+
+def _make_tile(rows: int, vectors: int):
+    """C[rows, vectors * lanes] += A[rows, K] B[K, vectors * lanes], operands given as flat arrays, offsets and strides."""
+
+    @intrinsic
+    def tile(typing_context, a, a0, a_row, a_k, b, b0, b_k, c, c0, c_row, depth):
+        signature = types.void(a, *[types.intp] * 3, b, *[types.intp] * 2, c, *[types.intp] * 3)
+        bits = a.dtype.bitwidth
+        width = VECTOR_BYTES * 8 // bits
+
+        def codegen(context, builder, sig, args):
+            a_arr, a0, a_row, a_k, b_arr, b0, b_k, c_arr, c0, c_row, depth = args
+            scalar = ir.FloatType() if bits == 32 else ir.DoubleType()
+            vector, i64, i32 = ir.VectorType(scalar, width), ir.IntType(64), ir.IntType(32)
+            undefined = ir.Constant(vector, ir.Undefined)
+            spread = ir.Constant(ir.VectorType(i32, width), [0] * width)
+
+            def start(k, array, offset):
+                data = cgutils.create_struct_proxy(sig.args[k])(context, builder, array).data
+                return builder.gep(data, [offset])
+
+            def at(pointer, offset):
+                return builder.bitcast(builder.gep(pointer, [offset]), vector.as_pointer())
+
+            def load(pointer, offset):
+                value = builder.load(at(pointer, offset))
+                value.align = bits // 8
+                return value
+
+            def fused(x, y, z):
+                if not _FUSED:
+                    return builder.fadd(builder.fmul(x, y), z)
+                name = f"llvm.fma.v{width}f{bits}"
+                return builder.call(cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector, [vector] * 3), name), [x, y, z])
+
+            A, B, C = start(0, a_arr, a0), start(4, b_arr, b0), start(7, c_arr, c0)
+            row_a = [builder.gep(A, [builder.mul(a_row, i64(m))]) for m in range(rows)]
+            row_c = [builder.gep(C, [builder.mul(c_row, i64(m))]) for m in range(rows)]
+            sums = [[cgutils.alloca_once(builder, vector) for _ in range(vectors)] for _ in range(rows)]
+            for m in range(rows):
+                for v in range(vectors):
+                    builder.store(load(row_c[m], i64(v * width)), sums[m][v])
+            with cgutils.for_range(builder, depth) as step:
+                row_b = builder.gep(B, [builder.mul(step.index, b_k)])
+                b_v = [load(row_b, i64(v * width)) for v in range(vectors)]
+                for m in range(rows):
+                    one = builder.load(builder.gep(row_a[m], [builder.mul(step.index, a_k)]))
+                    every = builder.shuffle_vector(builder.insert_element(undefined, one, i32(0)), undefined, spread)
+                    for v in range(vectors):
+                        builder.store(fused(every, b_v[v], builder.load(sums[m][v])), sums[m][v])
+            for m in range(rows):
+                for v in range(vectors):
+                    builder.store(builder.load(sums[m][v]), at(row_c[m], i64(v * width))).align = bits // 8
+            return context.get_dummy_value()
+
+        return signature, codegen
+
+    return tile
+
+
+_t64, _t44, _t24, _t14 = (_make_tile(rows, WIDE) for rows in (TALL, 4, 2, 1))
+_t62, _t42, _t22, _t12 = (_make_tile(rows, 2) for rows in (TALL, 4, 2, 1))
+_t61, _t41, _t21, _t11 = (_make_tile(rows, 1) for rows in (TALL, 4, 2, 1))
+
+
+def _product(a, a0, a_row, a_k, b, b0, b_k, c, c0, c_row, sizes):
+    """C[M, N] += A[M, K] B[K, N] with sizes = (M, N, K), N in whole vectors.
+
+    Operands are flat arrays with an offset and the stride of a row (and of k, for A). With b_k = 0, B is packed by `packing`:
+    panels one after another, each contiguous; otherwise b_k is the distance from one k to the next.
+    """
+    M, N, K = sizes
+    one = VECTOR_BYTES // c.itemsize
+    n = 0
+    while n < N:
+        wide = WIDE * one if N - n >= WIDE * one else (2 * one if N - n >= 2 * one else one)
+        b_n = b0 + (n if b_k else n * K)
+        stride = b_k if b_k else wide
+        m = 0
+        while m < M:
+            rows = TALL if M - m >= TALL else (4 if M - m >= 4 else (2 if M - m >= 2 else 1))
+            a_m, c_m = a0 + m * a_row, c0 + m * c_row + n
+            if wide == WIDE * one:
+                if rows == TALL:
+                    _t64(a, a_m, a_row, a_k, b, b_n, stride, c, c_m, c_row, K)
+                elif rows == 4:
+                    _t44(a, a_m, a_row, a_k, b, b_n, stride, c, c_m, c_row, K)
+                elif rows == 2:
+                    _t24(a, a_m, a_row, a_k, b, b_n, stride, c, c_m, c_row, K)
+                else:
+                    _t14(a, a_m, a_row, a_k, b, b_n, stride, c, c_m, c_row, K)
+            elif wide == 2 * one:
+                if rows == TALL:
+                    _t62(a, a_m, a_row, a_k, b, b_n, stride, c, c_m, c_row, K)
+                elif rows == 4:
+                    _t42(a, a_m, a_row, a_k, b, b_n, stride, c, c_m, c_row, K)
+                elif rows == 2:
+                    _t22(a, a_m, a_row, a_k, b, b_n, stride, c, c_m, c_row, K)
+                else:
+                    _t12(a, a_m, a_row, a_k, b, b_n, stride, c, c_m, c_row, K)
+            elif rows == TALL:
+                _t61(a, a_m, a_row, a_k, b, b_n, stride, c, c_m, c_row, K)
+            elif rows == 4:
+                _t41(a, a_m, a_row, a_k, b, b_n, stride, c, c_m, c_row, K)
+            elif rows == 2:
+                _t21(a, a_m, a_row, a_k, b, b_n, stride, c, c_m, c_row, K)
+            else:
+                _t11(a, a_m, a_row, a_k, b, b_n, stride, c, c_m, c_row, K)
+            m += rows
+        n += wide
+
+
+def _plain_product(a, a0, a_row, a_k, b, b0, b_k, c, c0, c_row, sizes):
+    """`_product` in NumPy, for the interpreter: bounds are checked, and nothing is compiled."""
+    M, N, K = sizes
+    if M == 0 or N == 0 or K == 0:
+        return
+    k, row, column = np.arange(K), np.arange(M)[:, None], np.arange(N)
+    start, wide = _panel_of(column, N, VECTOR_BYTES // c.itemsize)
+    at_b = b0 + (k[:, None] * b_k + column if b_k else start * K + k[:, None] * wide + (column - start))
+    A, B = a[a0 + row * a_row + k * a_k], b[at_b]
+    at_c = c0 + row * c_row + column
+    c[at_c] = (c[at_c].astype(np.float64) + A.astype(np.float64) @ B.astype(np.float64)).astype(c.dtype)
+
+
+def _panel_of(column, N: int, one: int):
+    """First column and width of the panel that each column stands in."""
+    start, wide = np.empty_like(column), np.empty_like(column)
+    n = 0
+    while n < N:
+        w = WIDE * one if N - n >= WIDE * one else (2 * one if N - n >= 2 * one else one)
+        start[n : n + w], wide[n : n + w] = n, w
+        n += w
+    return start, wide
+
+
+product = _plain_product if JIT_DISABLED else kernel(_product)

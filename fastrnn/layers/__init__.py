@@ -1,0 +1,1 @@
+"""Layers: arrays in, arrays out, gradients by name."""

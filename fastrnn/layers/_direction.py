@@ -1,0 +1,177 @@
+"""One direction of one recurrent layer: its parameters, and the kernels run over a span of steps."""
+
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from .. import _threads
+from ..cells import Cell
+from ..kernels.cpu.loop import Batch, Flow, Span, Sums, Trace, Weights, layout, make_backward, make_forward
+from ..kernels.cpu.packing import add_transposed, pack_columns, pack_rows
+from ..kernels.cpu.product import padded
+
+BLOCK_BYTES = 384 * 1024  # what a block of time may take of a core's second-level cache
+SERIAL_WORK = 4e6  # operations below which waking a second thread costs more than it saves
+SPAN_WORK = 2e10  # operations in one kernel call at most, so that an interruption is seen within a second
+
+
+class Grid(NamedTuple):
+    """How one batch is cut up: a function of shapes and dtype alone, never of the threads."""
+
+    block: int  # steps, a power of two
+    rows: int  # rows of the batch in a slice
+    slices: int
+
+
+class Kept(NamedTuple):
+    """The tape of one direction: others, saved and preactivations by step, all steps or those of one segment."""
+
+    batch: Batch
+    y: np.ndarray  # (1, T, B, >=H)
+    column: int  # where this direction's units begin in y
+    others: np.ndarray
+    saved: np.ndarray
+    preactivations: np.ndarray
+    starts: list  # the state (1, S, B, H) at the first step of every segment
+    segment: int  # steps; all of them where everything is kept
+
+
+class Direction:
+    """The parameters of one direction of one layer, by their names without suffix, and what can be computed with them."""
+
+    def __init__(self, cell: Cell, input_size: int, hidden_size: int, reverse: bool):
+        self.cell, self.D, self.H, self.reverse = cell, input_size, hidden_size, reverse
+        self.layout = layout(cell)
+        H = hidden_size
+
+        def rows(span, side):
+            gates = [getattr(slot, side) for slot in cell.slots[slice(*span)]]
+            return np.concatenate([np.arange(H) + H * cell.gates.index(gate) for gate in gates]) if gates else np.empty(0, np.int64)
+
+        self.input_rows = rows(self.layout.input, "input")
+        self.recurrent_rows = rows(self.layout.recurrent, "recurrent")
+        self.modulated_rows = rows(self.layout.modulated, "recurrent")
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of everything this direction needs, learned or fixed, in PyTorch's order."""
+        G, H, cell = len(self.cell.gates), self.H, self.cell
+        shapes = {"weight_ih": (G * H, self.D)}
+        if self.recurrent_rows.size or self.modulated_rows.size:
+            shapes["weight_hh"] = (G * H, H)
+        shapes |= {name: (G * H,) for name in cell.biases}
+        return shapes | {name: (H,) for name in cell.parameters}
+
+    def width(self, dtype) -> int:
+        """Length of a row of pre-activations in scratch memory."""
+        spans = (self.layout.input, self.layout.recurrent, self.layout.modulated)
+        ends = (span[0] + -(-padded((span[1] - span[0]) * self.H, dtype) // self.H) for span in spans if span[1] > span[0])
+        return max(self.layout.slots, *ends) * self.H
+
+    def grid(self, B: int, dtype) -> Grid:
+        rows = max(-(-B // 64), min(16, -(-B // 2)), 1)
+        row_bytes = (self.width(dtype) + self.D + 2 * self.H) * dtype.itemsize
+        steps = max(1, min(max(BLOCK_BYTES // row_bytes, 64), 512) // rows)
+        return Grid(1 << (steps.bit_length() - 1), rows, -(-B // rows))
+
+    def operations(self, B: int) -> float:
+        """Multiply-adds of one step, counted twice, as everyone does."""
+        return 2.0 * B * self.H * (self.input_rows.size // self.H * self.D + (self.recurrent_rows.size + self.modulated_rows.size))
+
+    def pack(self, p, backward: bool) -> Weights:
+        """The operands of the kernels, from the parameters by name."""
+        dtype, H = p["weight_ih"].dtype, self.H
+        bias = np.zeros((1, self.width(dtype)), dtype)
+        if not backward:
+            for k, slot in enumerate(self.cell.slots):
+                for name, gate in (("bias_ih", slot.input), ("bias_hh", slot.recurrent)):
+                    if gate is not None and name in self.cell.biases:
+                        g = self.cell.gates.index(gate)
+                        bias[0, k * H : (k + 1) * H] += p[name][g * H : (g + 1) * H]
+        unit = np.array([p[name] for name in self.cell.parameters], dtype).reshape(1, -1, H)
+        pack = pack_rows if backward else pack_columns
+
+        def operand(name, rows, K):
+            size = rows.size * padded(K, dtype) if backward else K * padded(rows.size, dtype)
+            panels = np.empty(size, dtype)
+            if rows.size:
+                pack(p[name], rows, panels)
+            return panels[None]
+
+        return Weights(
+            operand("weight_ih", self.input_rows, self.D),
+            operand("weight_hh", self.recurrent_rows, H),
+            operand("weight_hh", self.modulated_rows, H),
+            bias,
+            unit,
+        )
+
+    def sums(self, slices: int, dtype) -> Sums:
+        """Zeroed parameter gradients, one row a slice."""
+        H = self.H
+
+        def zeros(K, rows):
+            return np.zeros((slices, K * padded(rows.size, dtype)), dtype)
+
+        return Sums(
+            zeros(self.D, self.input_rows),
+            zeros(H, self.recurrent_rows),
+            zeros(H, self.modulated_rows),
+            np.zeros((slices, self.width(dtype)), dtype),
+            np.zeros((slices, len(self.cell.parameters), H), dtype),
+            np.zeros((slices, 3)),
+        )
+
+    def add_gradients(self, sums: Sums, grads) -> None:
+        """grads[name] += the sums over slices, in the order of the slices; only the names that `grads` has."""
+        H, G = self.H, len(self.cell.gates)
+        add_transposed(sums.input, self.input_rows, grads["weight_ih"])
+        for part, rows in ((sums.recurrent, self.recurrent_rows), (sums.modulated, self.modulated_rows)):
+            if rows.size:
+                add_transposed(part, rows, grads["weight_hh"])
+        bias = sums.bias.sum(axis=0)
+        for k, slot in enumerate(self.cell.slots):
+            for name, gate in (("bias_ih", slot.input), ("bias_hh", slot.recurrent)):
+                if gate is not None and name in self.cell.biases:
+                    grads[name].reshape(G, H)[self.cell.gates.index(gate)] += bias[k * H : (k + 1) * H]
+        for name, unit in zip(self.cell.parameters, sums.unit.sum(axis=0)):
+            if name in grads:
+                grads[name] += unit
+
+    def _spans(self, begin: int, end: int, offset: int, grid: Grid, B: int, column: int):
+        """[begin, end) in kernel calls of bounded length, cut on the grid of blocks."""
+        steps = max(1, int(SPAN_WORK / (self.operations(B) + 1.0))) // grid.block * grid.block or grid.block
+        for first in range(begin // steps * steps, end, steps):
+            yield Span(max(first, begin), min(first + steps, end), offset, grid.block, grid.rows, int(self.reverse), column)
+
+    def forward(self, weights: Weights, kept: Kept, grid: Grid, state: np.ndarray, begin: int, end: int):
+        """Calls that advance `state` from step `begin` to `end`, filling y and whatever of the tape has room (from `begin` on)."""
+        trace, kernel = Trace(kept.y, kept.others, kept.saved, kept.preactivations), make_forward(self.cell)
+        for span in self._spans(begin, end, begin, grid, state.shape[2], kept.column):
+            yield self._calls(kernel, grid, span, kept.batch, weights, trace, state)
+
+    def backward(self, weights: Weights, kept: Kept, grid: Grid, sums: Sums, flow: Flow, dstate: np.ndarray, begin: int, end: int, limit):
+        """Calls that take `dstate` back from step `end` to `begin`, both in the segment of time whose tape is in `kept`."""
+        segment = begin // kept.segment
+        trace, kernel = Trace(kept.y, kept.others, kept.saved, kept.preactivations), make_backward(self.cell)
+        spans = self._spans(begin, end, segment * kept.segment, grid, dstate.shape[2], kept.column)
+        for span in reversed(list(spans)):
+            yield self._calls(kernel, grid, span, kept.batch, weights, trace, kept.starts[segment], sums, flow, dstate, limit)
+
+    def _calls(self, kernel, grid: Grid, span: Span, batch: Batch, *arguments):
+        """(operations, tasks): the kernel over all slices of one span, in as many pieces as can be used."""
+        parts = min(grid.slices, 2 * _threads.get_num_threads())
+        bounds = [grid.slices * k // parts for k in range(parts + 1)]
+        tasks = [partial(kernel, first, last, span, batch, *arguments) for first, last in zip(bounds, bounds[1:])]
+        return self.operations(batch.order.shape[0]) * (span.end - span.begin), tasks
+
+
+def run_side_by_side(*directions) -> None:
+    """Run the calls of several directions, span by span, in common parallel regions where there is work enough."""
+    for calls in zip(*directions, strict=True):
+        tasks = [task for _, tasks in calls for task in tasks]
+        if sum(work for work, _ in calls) > SERIAL_WORK:
+            _threads.run(tasks)
+        else:
+            for task in tasks:
+                task()

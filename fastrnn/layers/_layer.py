@@ -1,0 +1,126 @@
+"""One recurrent layer: its directions side by side, their merging, and the segments of time whose tape is kept."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ..cells import Cell
+from ..kernels.cpu.loop import Batch, Flow
+from ._direction import Direction, Kept, run_side_by_side
+
+
+class Rows(NamedTuple):
+    """How a batch stands: `order` of its rows, longest first, their `lengths`, and how many `steps` the longest has."""
+
+    order: np.ndarray
+    lengths: np.ndarray
+    steps: int
+
+
+class Shown(NamedTuple):
+    """Gradients of one direction at every step, by step: dstates (steps, B, S, H), dpreactivations (steps, B, G, H)."""
+
+    dstates: np.ndarray
+    dpreactivations: np.ndarray
+
+
+class Layer:
+    """The directions of one layer. Parameters come as one dict a direction, by name without suffix."""
+
+    def __init__(self, cell: Cell, input_size: int, hidden_size: int, reversals: tuple[bool, ...], merge: str):
+        self.cell, self.H, self.dtype = cell, hidden_size, None
+        self.directions = [Direction(cell, input_size, hidden_size, backwards) for backwards in reversals]
+        self.concat, self.merge = merge == "concat" or len(reversals) == 1, merge
+
+    def step_bytes(self, B: int, dtype) -> int:
+        """What the tape takes a step, beside y."""
+        return len(self.directions) * B * self.H * (len(self.cell.states) - 1 + len(self.cell.saved)) * dtype.itemsize
+
+    def forward(self, x, parameters, rows: Rows, states, masks, segment: int | None, details: bool):
+        """(y, kept, final states). `segment`: steps whose tape is held at a time, None for no tape at all.
+
+        Kept whole where segment >= steps; otherwise only the state at the start of every segment, and y.
+        """
+        (T, B, _), H, dtype, count = x.shape, self.H, x.dtype, len(self.directions)
+        tape_steps = rows.steps if segment is not None and segment >= rows.steps else 0
+        shared = np.empty((1, T, B, H * count), dtype) if self.concat else None
+        kept, states = [], [state.copy() for state in states]
+        for n, mask in enumerate(masks):
+            y = shared if self.concat else np.empty((1, T, B, H), dtype)
+            y[0, rows.steps :] = 0.0  # the kernel clears what lies between a row's length and the longest
+            mask = np.empty((1, 0, H), dtype) if mask is None else mask[None]
+            tape = self._room(tape_steps, B, dtype) + (np.zeros((1, rows.steps * details, B, len(self.cell.slots), H), dtype),)
+            kept.append(Kept(Batch(x[None], rows.order, rows.lengths, mask), y, n * H * self.concat, *tape, [], segment or max(rows.steps, 1)))
+        weights = [d.pack(p, backward=False) for d, p in zip(self.directions, parameters)]
+        for begin in range(0, rows.steps, kept[0].segment):
+            end, calls = min(begin + kept[0].segment, rows.steps), []
+            for d, k, w, state in zip(self.directions, kept, weights, states):
+                k.starts.append(state.copy())
+                k = k._replace(preactivations=k.preactivations[:, begin:end] if details else k.preactivations)
+                calls.append(d.forward(w, k, d.grid(B, dtype), state, begin, end))
+            run_side_by_side(*calls)
+        return self._merged(kept), kept, states
+
+    def _room(self, steps: int, B: int, dtype) -> tuple[np.ndarray, np.ndarray]:
+        """Zeroed `others` and `saved` for so many steps."""
+        S, K = len(self.cell.states), len(self.cell.saved)
+        return np.zeros((1, steps, B, S - 1, self.H), dtype), np.zeros((1, steps, B, K, self.H), dtype)
+
+    def _merged(self, kept: list[Kept]) -> np.ndarray:
+        y = [k.y[0] for k in kept]
+        if self.concat:
+            return y[0]
+        if self.merge == "product":
+            return y[0] * y[1]
+        total = y[0] + y[1]
+        return total if self.merge == "sum" else total * total.dtype.type(0.5)
+
+    def _dy(self, dy, kept: list[Kept]) -> list[np.ndarray]:
+        """dL/dy of every direction from that of the merged output."""
+        if dy is None:
+            return [np.empty((1, 0, 0, 0), kept[0].y.dtype)] * len(kept)
+        if self.concat or self.merge == "sum":
+            return [dy[None]] * len(kept)
+        if self.merge == "mean":
+            return [(dy * dy.dtype.type(0.5))[None]] * 2
+        return [(dy * kept[1].y[0])[None], (dy * kept[0].y[0])[None]]
+
+    def backward(self, kept: list[Kept], parameters, rows: Rows, dy, dstates, grads, begin: int, limit, details: bool):
+        """(dx, dL/d(start states), what was cut, shown). Adds to `grads`, one mapping a direction; goes back to step `begin`."""
+        x, dtype, B, count = kept[0].batch.x[0], kept[0].y.dtype, rows.order.shape[0], len(kept)
+        D, S, G = x.shape[2], len(self.cell.states), len(self.cell.slots)
+        dx = [np.zeros((1, *x.shape), dtype) for _ in kept]
+        dstates, steps = [state.copy() for state in dstates], rows.steps
+        grids = [d.grid(B, dtype) for d in self.directions]
+        sums = [d.sums(grid.slices, dtype) for d, grid in zip(self.directions, grids)]
+        shown = [
+            Shown(np.zeros((1, steps * details, B, S, self.H), dtype), np.zeros((1, steps * details, B, G, self.H), dtype)) for _ in kept
+        ]
+        back = [d.pack(p, backward=True) for d, p in zip(self.directions, parameters)]
+        dys, segment = self._dy(dy, kept), kept[0].segment
+        room, forth = None, None
+        for first in range((steps - 1) // segment * segment if steps else -1, -1, -segment):
+            last = min(first + segment, steps)
+            if last <= begin:
+                break
+            if segment < steps:  # compute this segment's tape again
+                if room is None:
+                    room = [self._room(segment, B, dtype) for _ in kept]
+                    forth = [d.pack(p, backward=False) for d, p in zip(self.directions, parameters)]
+                kept = [k._replace(others=others, saved=saved, preactivations=k.preactivations[:, :0]) for k, (others, saved) in zip(kept, room)]
+                run_side_by_side(*(
+                    d.forward(w, k, grid, k.starts[first // segment].copy(), first, last)
+                    for d, w, k, grid in zip(self.directions, forth, kept, grids)
+                ))  # fmt: skip
+            calls = []
+            for n, d in enumerate(self.directions):
+                window = slice(first, last) if details else slice(0, 0)
+                flow = Flow(dys[n], dx[n], *(array[:, window] for array in shown[n]))
+                calls.append(d.backward(back[n], kept[n], grids[n], sums[n], flow, dstates[n], max(first, begin), last, limit))
+            run_side_by_side(*calls)
+        for d, found, target in zip(self.directions, sums, grads):
+            d.add_gradients(found, target)
+        cut = sum(found.cut.sum(axis=0) for found in sums)
+        total = dx[0][0] if count == 1 else dx[0][0] + dx[1][0]
+        assert total.shape[2] == D
+        return total, dstates, cut, [Shown(a[0], b[0]) for a, b in shown]

@@ -1,0 +1,451 @@
+"""Stacks of recurrent layers: any cell, either direction or both, lengths, states, everything visible."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .. import _check
+from .._params import Params
+from ..cells import Cell, build
+from ..initializers import Initializer, Uniform
+from ._layer import Layer, Rows
+
+MERGES = ("concat", "sum", "mean", "product")
+
+
+class Gradients(NamedTuple):
+    """What backward returns. The last five only on request (`details=True`), by time, one entry a (layer, direction).
+
+    Attributes
+    ----------
+    x : ndarray, shape (T, B, D)
+    state : ndarray or tuple of ndarray, shape (layers * directions, B, H)
+    params : Params
+    clipped : Clipped or None
+        What the clip inside the recursion cut off.
+    h, c : ndarray, shape (layers * directions, T, B, H), or None
+        dL/dh_t and dL/dc_t with h_t and c_t as independent coordinates of the state: what `state` would be, were the sequence cut
+        after step t. c is None where the cell has no second state.
+    preactivations : dict of str to ndarray
+        dL/da_t of every slot.
+    """
+
+    x: np.ndarray
+    state: object
+    params: Params
+    clipped: "Clipped | None" = None
+    h: np.ndarray | None = None
+    c: np.ndarray | None = None
+    preactivations: dict | None = None
+
+
+class Clipped(NamedTuple):
+    """What clipping inside the recursion did: `entries` clipped, and which `fraction` of the sum of magnitudes was cut off."""
+
+    entries: int
+    fraction: float
+
+
+class Tape:
+    """What forward keeps for backward, and what of it can be looked at.
+
+    Attributes
+    ----------
+    h, c : ndarray, shape (layers * directions, T, B, H)
+        The states after every step, by time, zero beyond a sequence's length.
+    masks : list
+        The dropout masks that were drawn.
+    """
+
+    def __init__(self, network: "Recurrent", rows: Rows, T: int, learned: bool):
+        self.network, self.rows, self.T, self.learned = network, rows, T, learned
+        self.layers: list[list] = []  # one list of `Kept` a layer
+        self.masks: list[tuple] = []  # (mask on the layer's input or None, recurrent masks) a layer
+
+    @property
+    def h(self) -> np.ndarray:
+        H = self.network.hidden_size
+        return np.stack([kept.y[0, :, :, kept.column : kept.column + H] for layer in self.layers for kept in layer])
+
+    @property
+    def c(self) -> np.ndarray:
+        return self.gate("c")
+
+    def gate(self, name: str) -> np.ndarray:
+        """A state, or a quantity that the cell saves, by name: (layers * directions, T, B, H), zero beyond the lengths."""
+        cell = self.network.cell
+        _check.choice("name", name, cell.states + cell.saved)
+        if name == cell.states[0]:
+            return self.h
+        if any(kept.segment < self.rows.steps for layer in self.layers for kept in layer):
+            raise ValueError(f"tape: {name!r} is kept only where everything is; call forward without memory=")
+        if name in cell.states:
+            return self._by_time(lambda kept: kept.others[0, :, :, cell.states.index(name) - 1])
+        return self._by_time(lambda kept: kept.saved[0, :, :, cell.saved.index(name)])
+
+    def preactivation(self, name: str) -> np.ndarray:
+        """The sum that enters a slot's nonlinearity, biases included: (layers * directions, T, B, H). Needs ``details=True``."""
+        slots = tuple(slot.name for slot in self.network.cell.slots)
+        _check.choice("name", name, slots)
+        if self.rows.steps and self.layers[0][0].preactivations.shape[1] == 0:
+            raise ValueError("tape: pre-activations were not kept; call forward(..., details=True)")
+        return self._by_time(lambda kept: kept.preactivations[0, :, :, slots.index(name)])
+
+    def _by_time(self, pick) -> np.ndarray:
+        kept = [kept for layer in self.layers for kept in layer]
+        return np.stack([by_time(pick(k), self.rows.lengths, self.T, d.reverse) for k, d in zip(kept, self.network._directions)])
+
+
+def by_time(array: np.ndarray, lengths: np.ndarray, T: int, reverse: bool) -> np.ndarray:
+    """(steps, B, H) counted in the order of processing -> (T, B, H) by time, zero beyond each length."""
+    result = np.zeros((T, *array.shape[1:]), array.dtype)
+    for b, length in enumerate(lengths):
+        result[:length, b] = array[:length, b][::-1] if reverse else array[:length, b]
+    return result
+
+
+class Recurrent:
+    """A stack of recurrent layers of one cell.
+
+    Parameters
+    ----------
+    cell : Cell or str
+        A built-in cell's name, or a `Cell` of your own.
+    input_size, hidden_size : int
+    num_layers : int
+    bidirectional : bool
+        Both directions; their outputs are merged by `merge`.
+    reverse : bool
+        One direction only, from each sequence's last step to its first.
+    merge : {"concat", "sum", "mean", "product"}
+    dropout : float in [0, 1)
+        Between layers, where forward is given `rng`.
+    recurrent_dropout : float in [0, 1)
+        On the operand of the recurrent product, one mask a sequence for all steps [Gal & Ghahramani 2016].
+    initial_state : {"zero", "learned"}
+        What enters the first step where no state is given; "learned" adds parameters ``initial_h_l0``, ...
+    batch_first : bool
+        x and y as (B, T, .) rather than (T, B, .).
+    dtype : {"float32", "float64"}
+    initializers : dict of str to Initializer, optional
+        By parameter name without layer suffix, such as ``{"weight_hh": fr.Orthogonal()}``; PyTorch's uniform otherwise.
+    seed : int
+
+    Notes
+    -----
+    The first call compiles the cell's kernels (some seconds; kept on disk; ``fastrnn warmup`` does it ahead of time).
+
+    Examples
+    --------
+    >>> import numpy as np, fastrnn as fr
+    >>> net = fr.Recurrent("gru", 3, 5, bidirectional=True)
+    >>> y, h = net(np.zeros((7, 2, 3)), lengths=[7, 4])
+    >>> y.shape, h.shape
+    ((7, 2, 10), (2, 2, 5))
+    """
+
+    def __init__(
+        self,
+        cell: Cell | str,
+        input_size: int,
+        hidden_size: int,
+        *,
+        num_layers: int = 1,
+        bidirectional: bool = False,
+        reverse: bool = False,
+        merge: str = "concat",
+        dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        initial_state: str = "zero",
+        batch_first: bool = False,
+        dtype: str = "float32",
+        initializers: dict[str, Initializer] | None = None,
+        seed: int = 0,
+    ):
+        self.cell = build(cell) if isinstance(cell, str) else cell
+        if not isinstance(self.cell, Cell):
+            raise TypeError(f"cell: the name of a cell or a fastrnn.Cell is required; got {type(cell).__name__}")
+        self.input_size = _check.integer("input_size", input_size, minimum=1)
+        self.hidden_size = _check.integer("hidden_size", hidden_size, minimum=1)
+        self.num_layers = _check.integer("num_layers", num_layers, minimum=1)
+        self.bidirectional = _check.choice("bidirectional", bidirectional, (False, True))
+        self.reverse = _check.choice("reverse", reverse, (False, True))
+        if bidirectional and reverse:
+            raise ValueError("reverse: False is required with bidirectional=True, which runs both directions; got True")
+        self.merge = _check.choice("merge", merge, MERGES)
+        self.dropout = _check.fraction("dropout", dropout)
+        self.recurrent_dropout = _check.fraction("recurrent_dropout", recurrent_dropout)
+        self.initial_state = _check.choice("initial_state", initial_state, ("zero", "learned"))
+        self.batch_first = _check.choice("batch_first", batch_first, (False, True))
+        self.dtype = _check.dtype(dtype)
+        self.seed = _check.integer("seed", seed, minimum=0)
+        reversals = (False, True) if bidirectional else (reverse,)
+        self._layers = [
+            Layer(self.cell, self.output_size if layer else input_size, hidden_size, reversals, merge) for layer in range(num_layers)
+        ]
+        self._directions = [direction for layer in self._layers for direction in layer.directions]
+        self._suffixes = [f"_l{k}" + "_reverse" * (n > 0) for k in range(num_layers) for n in range(len(reversals))]
+        self._draw(initializers or {})
+
+    def _draw(self, initializers: dict) -> None:
+        """Make `params` (learned) and `constants` (fixed), and fill them."""
+        shapes, constants = {}, {}
+        for direction, suffix in zip(self._directions, self._suffixes):
+            for name, shape in direction.shapes().items():
+                (constants if name in self.cell.fixed else shapes)[name + suffix] = shape
+            if self.initial_state == "learned":
+                shapes |= {f"initial_{state}{suffix}": (self.hidden_size,) for state in self.cell.states}
+        known = {name for direction in self._directions for name in direction.shapes()}
+        for name in initializers:
+            if name not in known:
+                raise ValueError(f"initializers: keys from {sorted(known)} are required; got {name!r}")
+        self.params, self.constants = Params(shapes, self.dtype), Params(constants, self.dtype)
+        rng, uniform = np.random.default_rng(self.seed), Uniform()
+        defaults = dict(zip(self.cell.parameters, self.cell.defaults))
+        for direction, suffix in zip(self._directions, self._suffixes):
+            for name, shape in direction.shapes().items():
+                target = self.constants if name in self.cell.fixed else self.params
+                if defaults.get(name) is not None and name not in initializers:
+                    target[name + suffix] = defaults[name]
+                else:
+                    target[name + suffix] = initializers.get(name, uniform)(shape, rng, hidden_size=self.hidden_size)
+
+    @property
+    def output_size(self) -> int:
+        return self.hidden_size * (2 if self.bidirectional and self.merge == "concat" else 1)
+
+    @property
+    def num_directions(self) -> int:
+        return 2 if self.bidirectional else 1
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Copies of all parameters by PyTorch's names."""
+        return {name: array.copy() for name, array in self.params.items()}
+
+    def load_state_dict(self, arrays) -> None:
+        """Take all parameters from a mapping of the same names (arrays, or CPU tensors of PyTorch)."""
+        missing, unknown = self.params.keys() - arrays.keys(), arrays.keys() - self.params.keys()
+        if missing or unknown:
+            raise ValueError(f"arrays: exactly the names {list(self.params)} are required; missing {sorted(missing)}, unknown {sorted(unknown)}")
+        checked = {name: _check.array(name, arrays[name], self.params.shapes[name], self.dtype) for name in self.params}
+        for name, value in checked.items():
+            self.params[name] = value
+
+    def __call__(self, x, state=None, *, lengths=None):
+        """Forward only, nothing kept: (y, state), as `forward` returns them."""
+        x, rows = self._batch_in(x, lengths)
+        states, _ = self._start(state, rows)
+        final = []
+        for k, layer in enumerate(self._layers):
+            places = self._places(k)
+            masks = [None] * len(places)
+            x, _, ends = layer.forward(x, [self._named(p) for p in places], rows, [states[p] for p in places], masks, None, False)
+            final += ends
+        return self._batch_out(x), self._state_out(final)
+
+    def forward(self, x, state=None, *, lengths=None, details=False, memory=None, rng=None, masks=None):
+        """Run the network and keep what backward needs.
+
+        Parameters
+        ----------
+        x : array_like, shape (T, B, D)
+            Not copied where it is contiguous and of the network's dtype: leave it unchanged until backward.
+        state : array_like or tuple, shape (layers * directions, B, H) each, optional
+        lengths : array_like of int, shape (B,), optional
+            Valid steps of each sequence, in any order, 0 allowed. What x holds beyond them reaches nothing.
+        details : bool
+            Keep every pre-activation too.
+        memory : int, optional
+            Bytes the tape may take. If everything fits, everything is kept; otherwise states at intervals, from which backward
+            computes the rest again, with the same bits.
+        rng : numpy.random.Generator, optional
+            Draws dropout masks; without it there is no dropout.
+        masks : list, optional
+            ``tape.masks`` of the call before, to go on with the recurrent masks of a sequence cut in time.
+
+        Returns
+        -------
+        y : ndarray, shape (T, B, output_size), read-only
+        state : ndarray or tuple
+            The state at each sequence's end.
+        tape : Tape
+        """
+        x, rows = self._batch_in(x, lengths)
+        states, learned = self._start(state, rows)
+        tape = Tape(self, rows, x.shape[0], learned)
+        segment, final = self._segment(x.shape[0], rows, memory), []
+        for k, layer in enumerate(self._layers):
+            places = self._places(k)
+            between, recurrent = self._masks(k, x.shape, rng) if masks is None else (self._masks(k, x.shape, rng)[0], masks[k][1])
+            if between is not None:
+                x = x * between
+            x, kept, ends = layer.forward(
+                x, [self._named(p) for p in places], rows, [states[p] for p in places], recurrent, segment, bool(details)
+            )
+            final += ends
+            tape.layers.append(kept)
+            tape.masks.append((between, recurrent))
+        y = self._batch_out(x)
+        y.flags.writeable = False
+        return y, self._state_out(final), tape
+
+    def backward(self, tape: Tape, dy=None, dstate=None, *, details=False, clip=None, begin=0):
+        """Gradients of a scalar L from dL/dy and dL/dstate (each 0 where not given), by back-propagation through time.
+
+        Parameters
+        ----------
+        tape : Tape
+        dy : array_like, shape of y, optional
+        dstate : array_like or tuple, shape of the state, optional
+        details : bool
+            Return dL/dh_t, dL/dc_t and dL/da_t of every step too.
+        clip : float, optional
+            Bound on every entry of dL/da_t inside the recursion [Graves 2013]; `Gradients.clipped` reports what it cut.
+        begin : int
+            Go back to this step only (truncation); the gradient of the state is then that at `begin`. Not for networks that run
+            from right to left.
+
+        Returns
+        -------
+        Gradients
+        """
+        T, rows = tape.T, tape.rows
+        begin = _check.integer("begin", begin, 0, T)
+        if begin and any(direction.reverse for direction in self._directions):
+            raise ValueError("begin: 0 is required for a network that runs from right to left, whose first step is the last in time")
+        limit = self.dtype.type(np.inf if clip is None else _check.real("clip", clip, positive=True))
+        dy, flows = self._dy_in(dy, T, rows), self._states_in("dstate", dstate, rows)
+        grads, cut, shown = self.params.like(), np.zeros(3), []
+        for k in reversed(range(self.num_layers)):
+            places = self._places(k)
+            targets = [_Suffixed(grads, self._suffixes[p]) for p in places]
+            dy, starts, found, arrays = self._layers[k].backward(
+                tape.layers[k], [self._named(p) for p in places], rows, dy, [flows[p] for p in places], targets, begin, limit, bool(details)
+            )
+            flows[places.start : places.stop], cut, shown = starts, cut + found, arrays + shown
+            if tape.masks[k][0] is not None:
+                dy = dy * tape.masks[k][0]
+        if tape.learned and begin == 0:
+            for suffix, flow in zip(self._suffixes, flows):
+                for name, gradient in zip(self.cell.states, flow[0]):
+                    grads[f"initial_{name}{suffix}"] += gradient.sum(axis=0)
+        clipped = None if clip is None else Clipped(int(cut[0]), float(cut[1] / cut[2]) if cut[2] else 0.0)
+        return Gradients(self._batch_out(dy), self._state_out(flows), grads, clipped, *(self._shown(shown, tape) if details else ()))
+
+    def _shown(self, shown: list, tape: Tape):
+        """(h, c, preactivations) of `Gradients` from what every direction recorded."""
+        lengths, T = tape.rows.lengths, tape.T
+
+        def stack(pick):
+            return np.stack([by_time(pick(s), lengths, T, d.reverse) for s, d in zip(shown, self._directions)])
+
+        states = [stack(lambda s, i=i: s.dstates[:, :, i]) for i in range(len(self.cell.states))]
+        slots = {slot.name: stack(lambda s, g=g: s.dpreactivations[:, :, g]) for g, slot in enumerate(self.cell.slots)}
+        return states[0], states[1] if len(states) > 1 else None, slots
+
+    # Between the arrays of the caller and those of the layers
+
+    def _places(self, layer: int) -> range:
+        """The (layer, direction) indices of one layer."""
+        return range(layer * self.num_directions, (layer + 1) * self.num_directions)
+
+    def _named(self, place: int) -> dict[str, np.ndarray]:
+        """The parameters of one direction by name without suffix."""
+        suffix = self._suffixes[place]
+        return {
+            name: (self.constants if name in self.cell.fixed else self.params)[name + suffix] for name in self._directions[place].shapes()
+        }
+
+    def _batch_in(self, x, lengths) -> tuple[np.ndarray, Rows]:
+        words = ("B", "T") if self.batch_first else ("T", "B")
+        x = _check.array("x", x, (*words, self.input_size), self.dtype, meaning="(time first, unless batch_first=True)")
+        if self.batch_first:
+            x = np.ascontiguousarray(np.swapaxes(x, 0, 1))
+        lengths = _check.lengths(lengths, *x.shape[:2])
+        return x, Rows(np.argsort(-lengths, kind="stable"), lengths, int(lengths.max(initial=0)))
+
+    def _batch_out(self, y: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(np.swapaxes(y, 0, 1)) if self.batch_first else y
+
+    def _dy_in(self, dy, T: int, rows: Rows):
+        if dy is None:
+            return None
+        B = rows.order.shape[0]
+        dy = _check.array("dy", dy, (B, T, self.output_size) if self.batch_first else (T, B, self.output_size), self.dtype)
+        return np.ascontiguousarray(np.swapaxes(dy, 0, 1)) if self.batch_first else dy
+
+    def _start(self, state, rows: Rows) -> tuple[list[np.ndarray], bool]:
+        """The state that enters, one (1, S, B, H) a (layer, direction), and whether it is the learned one."""
+        if state is not None or self.initial_state == "zero":
+            return self._states_in("state", state, rows), False
+        B = rows.order.shape[0]
+        return [
+            np.stack([np.tile(self.params[f"initial_{name}{suffix}"], (B, 1)) for name in self.cell.states])[None] for suffix in self._suffixes
+        ], True
+
+    def _states_in(self, name: str, state, rows: Rows) -> list[np.ndarray]:
+        count, S, shape = len(self._directions), len(self.cell.states), (len(self._directions), rows.order.shape[0], self.hidden_size)
+        if state is None:
+            return [np.zeros((1, S, *shape[1:]), self.dtype) for _ in range(count)]
+        parts = state if isinstance(state, (tuple, list)) else (state,)
+        if len(parts) != S:
+            raise ValueError(f"{name}: {S} array{'s' * (S > 1)} ({', '.join(self.cell.states)}) required for this cell; got {len(parts)}")
+        parts = [_check.array(f"{name} {k}", part, shape, self.dtype) for k, part in zip(self.cell.states, parts)]
+        return [np.stack([part[place] for part in parts])[None] for place in range(count)]
+
+    def _state_out(self, states: list[np.ndarray]):
+        """(layers * directions, B, H): one array, or a tuple where the cell has more than one state."""
+        parts = tuple(np.stack([state[0, i] for state in states]) for i in range(len(self.cell.states)))
+        return parts if len(parts) > 1 else parts[0]
+
+    def _masks(self, layer: int, shape, rng) -> tuple[np.ndarray | None, list]:
+        """Dropout masks of one layer, already divided by the probability to keep: on its input, and on its recurrent operands."""
+        between, recurrent = None, [None] * self.num_directions
+        if rng is not None and layer and self.dropout:
+            between = dropout_mask(rng, shape, self.dropout, self.dtype)
+        if rng is not None and self.recurrent_dropout:
+            recurrent = [dropout_mask(rng, (shape[1], self.hidden_size), self.recurrent_dropout, self.dtype) for _ in recurrent]
+        return between, recurrent
+
+    def _segment(self, T: int, rows: Rows, memory) -> int:
+        """How many steps' tape to hold at a time so that it fits `memory` bytes: all of them, or the most that leave room for the states."""
+        steps, B = max(rows.steps, 1), rows.order.shape[0]
+        if memory is None:
+            return steps
+        memory = _check.integer("memory", memory, minimum=1)
+        outputs = sum(T * B * self.hidden_size * self.num_directions * self.dtype.itemsize for _ in self._layers)
+        a_step = [layer.step_bytes(B, self.dtype) for layer in self._layers]
+        if outputs + steps * sum(a_step) <= memory:
+            return steps
+        block = max(d.grid(B, self.dtype).block for d in self._directions)
+        state = len(self._directions) * len(self.cell.states) * B * self.hidden_size * self.dtype.itemsize
+        best, needed = None, None
+        for segment in range(block, steps + block, block):
+            cost = outputs + -(-steps // segment) * state + segment * max(a_step)
+            needed = cost if needed is None else min(needed, cost)
+            if cost <= memory:
+                best = segment
+        if best is None:
+            raise ValueError(f"memory: at least {needed} bytes are required for {steps} steps of {B} sequences; got {memory}")
+        return best
+
+
+class _Suffixed:
+    """The gradients of one direction by name without suffix."""
+
+    def __init__(self, grads: Params, suffix: str):
+        self.grads, self.suffix = grads, suffix
+
+    def __contains__(self, name: str) -> bool:
+        return name + self.suffix in self.grads
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.grads[name + self.suffix]
+
+    def __setitem__(self, name: str, value) -> None:
+        self.grads[name + self.suffix] = value
+
+
+def dropout_mask(rng: np.random.Generator, shape, rate: float, dtype) -> np.ndarray:
+    """0 with probability `rate`, else 1 / (1 - rate)."""
+    return ((rng.random(shape, dtype=np.float32) >= rate) / (1.0 - rate)).astype(dtype)
