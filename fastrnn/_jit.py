@@ -9,37 +9,48 @@ import hashlib
 import os
 import stat
 import sys
-import types
 import warnings
 from functools import cache
 from pathlib import Path
+from types import CodeType, FunctionType, ModuleType
 
 import llvmlite
 import numba
-from numba import njit
+from numba import njit, types
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
 from numba.core.dispatcher import Dispatcher
 from numba.extending import register_jitable
 
 # Never nnan / ninf (isnan would fold to False); no arcp (vector division would become an estimate); no reassoc (order is promised).
 FASTMATH = {"contract"}
+INLINE = {"fastmath": FASTMATH, "error_model": "numpy", "forceinline": True}
 COMPILED = ("_jit.py", "_math.py", "cells/**/*.py", "kernels/**/*.py", "losses.py", "optimizers.py")  # the only files with Numba code
 JIT_DISABLED = bool(numba.config.DISABLE_JIT)
 
 
 def pointwise(function):
-    """Scalar maths of one unit: stays callable as plain Python, and compiles into the loop that uses it.
+    """Scalar maths of one unit: stays callable as plain Python; compiled, LLVM inlines it into the loop that uses it.
 
-    Left to LLVM to inline: Numba's own inlining gives the same loop and takes five times as long to compile.
+    LLVM must be told to: left to its own judgement it calls what a cell uses several times, and the loop stays scalar (nine times
+    slower). Numba's own inlining gives the same loop and takes five times as long to compile.
     """
+    return register_jitable(**INLINE)(function)
+
+
+def loop(function):
+    """A loop that stays a function of its own when compiled, so that LLVM checks its arrays for overlap at each call, not over all rows."""
     return register_jitable(fastmath=FASTMATH, error_model="numpy")(function)
 
 
-def kernel(function):
+def kernel(function, *, allocates: bool = False):
     """Compile `function` on first use, without the interpreter lock, through the package's own disk cache."""
     if JIT_DISABLED:
         return function
-    dispatcher = njit(nogil=True, fastmath=FASTMATH, error_model="numpy")(function)
+    # _nrt=False: a kernel allocates nothing, so its arrays need no reference counts (a third less code to compile)
+    dispatcher = njit(nogil=True, fastmath=FASTMATH, error_model="numpy", _nrt=allocates)(function)
+    resolve = dispatcher.get_call_template
+    # a call with a constant from another kernel would otherwise compile a variant of its own for Literal[int]
+    dispatcher.get_call_template = lambda args, kws: resolve(tuple(map(types.unliteral, args)), kws)
     folder = cache_folder()
     if folder is not None:
         dispatcher._cache = _ContentCache(function, folder / fingerprint(function)[:24])
@@ -161,7 +172,7 @@ def _feed(digest, thing, seen: dict) -> None:
         digest.update(f"seen {seen[id(thing)][0]};".encode())
         return
     seen[id(thing)] = len(seen), thing
-    if isinstance(thing, types.FunctionType):
+    if isinstance(thing, FunctionType):
         _feed_function(digest, thing, seen)
     elif isinstance(thing, (tuple, list)):
         digest.update(f"{type(thing).__name__} {len(thing)}(".encode())
@@ -193,10 +204,10 @@ def _feed_function(digest, function, seen: dict) -> None:
     _feed_code(digest, function.__code__, function.__globals__, seen)
 
 
-def _feed_code(digest, code: types.CodeType, names: dict, seen: dict) -> None:
+def _feed_code(digest, code: CodeType, names: dict, seen: dict) -> None:
     digest.update(code.co_code + repr((code.co_names, code.co_freevars, code.co_cellvars)).encode())
     for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
+        if isinstance(constant, CodeType):
             _feed_code(digest, constant, names, seen)
         else:
             _feed(digest, constant, seen)
@@ -204,11 +215,11 @@ def _feed_code(digest, code: types.CodeType, names: dict, seen: dict) -> None:
         if name not in names:
             continue
         value = names[name]
-        if not isinstance(value, types.ModuleType):
+        if not isinstance(value, ModuleType):
             _feed(digest, value, seen)
         elif value.__name__.split(".")[0] not in _FOREIGN:  # helper.f: the functions of that module this code names
             for attribute in code.co_names:
-                if isinstance(getattr(value, attribute, None), types.FunctionType):
+                if isinstance(getattr(value, attribute, None), FunctionType):
                     _feed(digest, getattr(value, attribute), seen)
 
 

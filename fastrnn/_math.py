@@ -12,9 +12,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, overload
 
-from ._jit import FASTMATH, pointwise
+from ._jit import INLINE, pointwise
 
-_OPTIONS = {"fastmath": FASTMATH, "error_model": "numpy"}
 _MAGIC = {types.float32: 12582912.0, types.float64: 6755399441055744.0}  # 1.5 * 2**mantissa: adding it rounds to an integer
 
 
@@ -36,7 +35,7 @@ def _reduced(x):
     raise NotImplementedError("only compiled code reduces its argument; plain Python calls the math module")
 
 
-@overload(_reduced, jit_options=_OPTIONS)
+@overload(_reduced, jit_options=INLINE)
 def _reduced_overload(x):
     if x == types.float32:
 
@@ -84,7 +83,7 @@ def exp(x):
     return cmath.exp(x) if isinstance(x, complex) else type(x)(math.exp(x))
 
 
-@overload(exp, jit_options=_OPTIONS)
+@overload(exp, jit_options=INLINE)
 def _exp_overload(x):
     _, low, high = _limits(x)
 
@@ -107,7 +106,7 @@ def expm1(x):
     return type(x)(math.expm1(x))
 
 
-@overload(expm1, jit_options=_OPTIONS)
+@overload(expm1, jit_options=INLINE)
 def _expm1_overload(x):
     _, _, high = _limits(x)
     low = 20.0 if x == types.float32 else 40.0  # expm1 has rounded to -1
@@ -128,7 +127,7 @@ def tanh(x):
     return cmath.tanh(x) if isinstance(x, complex) else type(x)(math.tanh(x))
 
 
-@overload(tanh, jit_options=_OPTIONS)
+@overload(tanh, jit_options=INLINE)
 def _tanh_overload(x):
     one_at, _, _ = _limits(x)
 
@@ -152,7 +151,7 @@ def sigmoid(x):
     return type(x)((e if x < 0 else 1.0) / (1.0 + e))
 
 
-@overload(sigmoid, jit_options=_OPTIONS)
+@overload(sigmoid, jit_options=INLINE)
 def _sigmoid_overload(x):
     _, zero_at, _ = _limits(x)
     down = 2.0**-64
@@ -175,7 +174,7 @@ def _real(x):
     return x.real
 
 
-@overload(_real, jit_options=_OPTIONS)
+@overload(_real, jit_options=INLINE)
 def _real_overload(x):
     return lambda x: x
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from .. import _threads
 from ..cells import Cell
-from ..kernels.cpu.loop import Batch, Flow, Span, Sums, Trace, Weights, layout, make_backward, make_forward
+from ..kernels.cpu.loop import Batch, Flow, Scratch, Span, Sums, Trace, Weights, layout, make_backward, make_forward
 from ..kernels.cpu.packing import add_transposed, pack_columns, pack_rows
 from ..kernels.cpu.product import padded
 
@@ -160,10 +160,30 @@ class Direction:
 
     def _calls(self, kernel, grid: Grid, span: Span, batch: Batch, *arguments):
         """(operations, tasks): the kernel over all slices of one span, in as many pieces as can be used."""
-        parts = min(grid.slices, 2 * _threads.get_num_threads())
+        parts, dtype = min(grid.slices, 2 * _threads.get_num_threads()), arguments[0].bias.dtype
         bounds = [grid.slices * k // parts for k in range(parts + 1)]
-        tasks = [partial(kernel, first, last, span, batch, *arguments) for first, last in zip(bounds, bounds[1:])]
+        steps = min(grid.block, span.end - span.begin)
+
+        def task(first: int, last: int) -> None:
+            kernel(first, last, span, batch, *arguments, self._scratch(steps * grid.rows, grid, dtype))
+
+        tasks = [partial(task, first, last) for first, last in zip(bounds, bounds[1:])]
         return self.operations(batch.order.shape[0]) * (span.end - span.begin), tasks
+
+    def _scratch(self, n: int, grid: Grid, dtype) -> Scratch:
+        """Working memory of one task."""
+        cell, H, R, Z = self.cell, self.H, grid.rows, self.width(dtype) // self.H
+        S, P, K = len(cell.states), len(cell.parameters), len(cell.saved)
+        largest = max(self.D * padded(self.input_rows.size, dtype), H * padded(len(cell.slots) * H, dtype), Z * H)
+
+        def empty(*shape):
+            return np.empty(shape, dtype)
+
+        return Scratch(
+            empty(n, self.D), np.zeros((n + 1, Z, H), dtype), empty(R, S, H), empty(R, S, H), empty(R, padded(H, dtype)), empty(n, H),
+            empty(n if self.modulated_rows.size else 0, H), empty(n, padded(self.D, dtype)), empty(3, max(S, P, K, 1), H), empty(P, H),
+            empty(largest), np.empty(grid.block, np.int64),
+        )  # fmt: skip
 
 
 def run_side_by_side(*directions) -> None:

@@ -1,7 +1,5 @@
 """Between weights as users see them and the operands of `product`."""
 
-import numpy as np
-
 from ..._jit import kernel
 from .product import VECTOR_BYTES, WIDE
 
@@ -43,13 +41,15 @@ def pack_rows(weight, rows, panels):
 
 @kernel
 def add_transposed(sums, rows, gradient):
-    """gradient[rows[n], k] += sum over slices of sums[., k, n], slices in order. sums (slices, K * Np), gradient (R, K)."""
+    """gradient[rows[n], k] += sum over slices of sums[., k, n], slices in order. sums (slices, K * Np), gradient (R, K).
+
+    The first slice's sum is used up.
+    """
     K = gradient.shape[1]
     columns = sums.shape[1] // K if K else 0
-    line = np.empty(columns, sums.dtype)
     for k in range(K):
-        line[:] = 0.0
-        for s in range(sums.shape[0]):
+        line = sums[0, k * columns : (k + 1) * columns]
+        for s in range(1, sums.shape[0]):
             part = sums[s, k * columns : (k + 1) * columns]
             for n in range(columns):
                 line[n] += part[n]

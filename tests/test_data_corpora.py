@@ -1,0 +1,193 @@
+"""Real data: what comes is what the archives say, and files that are not what they should be are told so."""
+
+import ast
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fastrnn.data import TextData, corpora, digits, english_text, japanese_vowels, plaid, text, unigram_entropy
+
+TS = """# a comment
+@problemName Toy
+@classLabel true 2 10
+@data
+1,2,3:4,5,6:10
+7:8:2
+"""
+
+
+@pytest.fixture
+def toy(tmp_path):
+    """A folder in the archive's format, in the name of JapaneseVowels."""
+
+    def write(train=TS, test=TS):
+        for part, content in (("TRAIN", train), ("TEST", test)):
+            (tmp_path / f"JapaneseVowels_{part}.ts").write_text(content, "utf-8")
+        return tmp_path
+
+    return write
+
+
+class TestArchive:
+    @pytest.mark.parametrize(
+        ("load", "loader", "sizes", "lengths", "channels", "classes"),
+        [
+            (japanese_vowels, "load_japanese_vowels", (270, 370), (7, 29), 12, 9),
+            (plaid, "load_plaid", (537, 537), (100, 1344), 1, 11),
+        ],
+    )
+    def test_what_the_archive_says(self, load, loader, sizes, lengths, channels, classes):
+        pytest.importorskip("sktime")
+        data = load()
+        assert (len(data.train.x), len(data.test.x)) == sizes
+        counted = [len(x) for part in data[:2] for x in part.x]
+        assert (min(counted), max(counted)) == lengths
+        assert all(x.shape[1:] == (channels,) and x.dtype == np.float32 for part in data[:2] for x in part.x)
+        assert len(data.classes) == classes and data.classes == tuple(sorted(data.classes, key=int))
+        for part in data[:2]:
+            assert part.target.dtype == np.int64 and set(part.target) == set(range(classes))
+            assert len(part.target) == len(part.x) and all(np.isfinite(x).all() for x in part.x)
+
+    def test_agrees_with_sktime(self):
+        datasets = pytest.importorskip("sktime.datasets")
+        frame, labels = datasets.load_japanese_vowels(split="test", return_X_y=True, return_type="nested_univ")
+        data = japanese_vowels()
+        assert [data.classes[k] for k in data.test.target] == list(labels)
+        for i in (0, 100, 369):
+            np.testing.assert_array_equal(data.test.x[i].T, np.array([*frame.iloc[i]], np.float32))
+
+    def test_a_path_of_the_users(self, toy):
+        data = japanese_vowels(toy(test="@data\n0,0.5:?,1e-3:2\n\n"))
+        assert data.classes == ("2", "10") and data.train.target.tolist() == [1, 0]
+        np.testing.assert_array_equal(data.train.x[0], np.array([[1, 4], [2, 5], [3, 6]], np.float32))
+        np.testing.assert_array_equal(data.test.x[0], np.array([[0, np.nan], [0.5, 1e-3]], np.float32))
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            ("", "at least one series"),
+            ("1,2:a\n", "at least one series after a line @data"),
+            ("@data\n", "at least one series"),
+            ("@data\n1,2:3:a\n", "line 2: channels of equally many"),
+            ("@data\n1,x:a\n", "line 2.*'x'"),
+            ("@data\n(0,1),(1,2):a\n", "line 2"),
+            ("@data\n1,2\n", "line 2"),
+            ("@data\n1,2:a\n1,2:3,4:a\n", "1 channels, as in series 0.*got 2 in series 1"),
+        ],
+    )
+    def test_refuses_a_file_that_is_none(self, toy, content, message):
+        with pytest.raises(ValueError, match=message):
+            japanese_vowels(toy(train=content))
+
+    def test_a_missing_file(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match=r"JapaneseVowels_TRAIN\.ts"):
+            japanese_vowels(tmp_path)
+
+    @pytest.mark.parametrize("load", [japanese_vowels, plaid])
+    def test_without_sktime(self, load, monkeypatch):
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+        with pytest.raises(ImportError, match=r"sktime is required.*fastrnn\[data\].*_TRAIN.ts"):
+            load()
+
+
+class TestDigits:
+    def test_rows_and_pixels(self):
+        pytest.importorskip("sklearn")
+        rows, pixels = digits(), digits("pixel")
+        assert (len(rows.train.x), len(rows.test.x)) == (898, 899) and rows.classes == tuple("0123456789")
+        assert rows.train.x[0].shape == (8, 8) and pixels.train.x[0].shape == (64, 1)
+        np.testing.assert_array_equal(rows.test.x[5].ravel(), pixels.test.x[5].ravel())
+        values = np.stack(rows.train.x)
+        assert values.dtype == np.float32 and values.min() == 0 and values.max() == 1
+        assert rows.train.target.dtype == np.int64 and rows.train.target[:4].tolist() == [0, 1, 2, 3]
+
+    def test_refuses(self, monkeypatch):
+        with pytest.raises(ValueError, match="by: one of 'row', 'pixel'"):
+            digits("column")
+        monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+        with pytest.raises(ImportError, match=r"scikit-learn is required.*fastrnn\[data\]"):
+            digits()
+
+
+class TestText:
+    def test_english(self):
+        data = english_text()
+        assert len(data.tokens) > 300_000 and len(data.vocabulary) > 60
+        assert data.tokens.max() == len(data.vocabulary) - 1 and data.tokens.min() == 0
+        assert " the " in data.decode(data.tokens[:5000])
+        assert 4 < unigram_entropy(data.tokens) < 5.5
+
+    def test_english_where_there_is_none(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
+        with pytest.raises(ImportError, match=r"pydoc_data.*fastrnn.data.text\(path\)"):
+            english_text()
+
+    @pytest.mark.parametrize("string", ["banana", "x", "Zürich\n\t😀 \x00", "\ud800a"])
+    def test_there_and_back(self, string):
+        data = TextData.from_string(string)
+        assert data.vocabulary == "".join(sorted(set(string))) and data.tokens.dtype == np.int64
+        assert data.decode(data.tokens) == string
+        np.testing.assert_array_equal(data.encode(string), data.tokens)
+        assert data.encode("").shape == (0,) and data.decode([]) == ""
+
+    def test_a_file(self, tmp_path):
+        path = tmp_path / "text.txt"
+        path.write_bytes("Grüße\r\nb".encode("latin-1"))
+        data = text(path, "latin-1")
+        assert data.decode(data.tokens) == "Grüße\nb"
+        assert text(str(path), encoding="latin-1").vocabulary == data.vocabulary
+        with pytest.raises(ValueError, match="text in utf-8 is required"):
+            text(path)
+        with pytest.raises(ValueError, match="encoding: the name"):
+            text(path, encoding="klingon")
+
+    def test_refuses_files_that_are_empty_or_missing(self, tmp_path):
+        (tmp_path / "empty.txt").touch()
+        with pytest.raises(ValueError, match=r"at least one character.*empty\.txt is empty"):
+            text(tmp_path / "empty.txt")
+        for path in (tmp_path / "none.txt", tmp_path):
+            with pytest.raises(FileNotFoundError, match="path: a file is required"):
+                text(path)
+
+    @pytest.mark.parametrize(
+        ("call", "error", "message"),
+        [
+            (lambda data: data.encode("banz"), ValueError, "got 'z' at position 3"),
+            (lambda data: data.encode("A"), ValueError, "got 'A' at position 0"),
+            (lambda data: data.encode(b"ban"), TypeError, "string: a str"),
+            (lambda data: data.decode([3]), ValueError, "tokens: integers from 0 to 2.*got 3"),
+            (lambda data: data.decode([-1]), ValueError, "tokens: integers from 0"),
+            (lambda data: data.decode([0.0]), TypeError, "tokens: integers"),
+            (lambda data: TextData.from_string(""), ValueError, "empty text"),
+            (lambda data: TextData.from_string(3), TypeError, "string: a str"),
+        ],
+    )
+    def test_refuses(self, call, error, message):
+        with pytest.raises(error, match=message):
+            call(TextData.from_string("banana"))
+
+
+class TestUnigramEntropy:
+    def test_closed_forms(self):
+        assert unigram_entropy(np.zeros(9, int)) == 0
+        assert unigram_entropy(np.arange(32)) == pytest.approx(5, abs=1e-15)
+        assert unigram_entropy([7, 7, 7, -1]) == pytest.approx(0.75 * np.log2(4 / 3) + 0.5, abs=1e-15)
+
+    @pytest.mark.parametrize(
+        ("tokens", "error", "message"),
+        [([], ValueError, "at least one token"), ([0.5], TypeError, "integers"), ([[1]], ValueError, "shape")],
+    )
+    def test_refuses(self, tokens, error, message):
+        with pytest.raises(error, match=message):
+            unigram_entropy(tokens)
+
+
+def test_importing_brings_none_of_the_extras():
+    for path in Path(corpora.__file__).parent.glob("*.py"):
+        for node in ast.parse(path.read_text("utf-8")).body:
+            modules = [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            assert all(name.split(".")[0] in {"numpy", *sys.stdlib_module_names} - {"pydoc_data"} for name in modules)
