@@ -70,7 +70,7 @@ class Params(Mapping):
     @staticmethod
     def join(groups: Mapping[str, "Params"]) -> tuple["Params", dict[str, "Params"]]:
         """One buffer for several groups, names prefixed ``group.name``; and each group as views of that buffer."""
-        dtype = np.result_type(*(group.dtype for group in groups.values()))
+        dtype = np.result_type(*(group.dtype for group in groups.values() if len(group)))
         shapes = {f"{key}.{name}": shape for key, group in groups.items() for name, shape in group.shapes.items()}
         whole, parts, start = Params(shapes, dtype), {}, 0
         for key, group in groups.items():

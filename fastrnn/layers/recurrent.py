@@ -53,14 +53,12 @@ class Tape:
     ----------
     h, c : ndarray, shape (layers * directions, T, B, H)
         The states after every step, by time, zero beyond a sequence's length.
-    masks : list
-        The dropout masks that were drawn.
     """
 
     def __init__(self, network: "Recurrent", rows: Rows, T: int, learned: bool):
         self.network, self.rows, self.T, self.learned = network, rows, T, learned
         self.layers: list[list] = []  # one list of `Kept` a layer
-        self.masks: list[tuple] = []  # (mask on the layer's input or None, recurrent masks) a layer
+        self.between: list = []  # the dropout mask on each layer's input, or None
 
     @property
     def h(self) -> np.ndarray:
@@ -112,6 +110,8 @@ class Recurrent:
     cell : Cell or str
         A built-in cell's name, or a `Cell` of your own.
     input_size, hidden_size : int
+    cell_options : dict, optional
+        What a built-in cell is given, such as ``{"activation": "relu"}``.
     num_layers : int
     bidirectional : bool
         Both directions; their outputs are merged by `merge`.
@@ -128,7 +128,7 @@ class Recurrent:
         x and y as (B, T, .) rather than (T, B, .).
     dtype : {"float32", "float64"}
     initializers : dict of str to Initializer, optional
-        By parameter name without layer suffix, such as ``{"weight_hh": fr.Orthogonal()}``; PyTorch's uniform otherwise.
+        By parameter name without layer suffix, such as ``{"weight_hh": fr.initializers.Orthogonal()}``; PyTorch's uniform otherwise.
     seed : int
 
     Notes
@@ -150,6 +150,7 @@ class Recurrent:
         input_size: int,
         hidden_size: int,
         *,
+        cell_options: dict | None = None,
         num_layers: int = 1,
         bidirectional: bool = False,
         reverse: bool = False,
@@ -162,7 +163,8 @@ class Recurrent:
         initializers: dict[str, Initializer] | None = None,
         seed: int = 0,
     ):
-        self.cell = build(cell) if isinstance(cell, str) else cell
+        self.cell_options = dict(cell_options or {})
+        self.cell = build(cell, tuple(sorted(self.cell_options.items()))) if isinstance(cell, str) else cell
         if not isinstance(self.cell, Cell):
             raise TypeError(f"cell: the name of a cell or a fastrnn.Cell is required; got {type(cell).__name__}")
         self.input_size = _check.integer("input_size", input_size, minimum=1)
@@ -218,6 +220,12 @@ class Recurrent:
     def num_directions(self) -> int:
         return 2 if self.bidirectional else 1
 
+    def config(self) -> dict:
+        """What builds this network again, but for its weights."""
+        names = ("input_size", "hidden_size", "cell_options", "num_layers", "bidirectional", "reverse", "merge", "dropout")
+        names += ("recurrent_dropout", "initial_state", "batch_first", "seed")
+        return {"cell": self.cell.name} | {name: getattr(self, name) for name in names} | {"dtype": self.dtype.name}
+
     def state_dict(self) -> dict[str, np.ndarray]:
         """Copies of all parameters by PyTorch's names."""
         return {name: array.copy() for name, array in self.params.items()}
@@ -261,7 +269,7 @@ class Recurrent:
         rng : numpy.random.Generator, optional
             Draws dropout masks; without it there is no dropout.
         masks : list, optional
-            ``tape.masks`` of the call before, to go on with the recurrent masks of a sequence cut in time.
+            Recurrent dropout masks from `draw_masks`, to go on with those of a sequence cut in time; drawn from `rng` otherwise.
 
         Returns
         -------
@@ -274,17 +282,19 @@ class Recurrent:
         states, learned = self._start(state, rows)
         tape = Tape(self, rows, x.shape[0], learned)
         segment, final = self._segment(x.shape[0], rows, memory), []
+        masks = self.draw_masks(x.shape[1], rng) if masks is None else masks
         for k, layer in enumerate(self._layers):
             places = self._places(k)
-            between, recurrent = self._masks(k, x.shape, rng) if masks is None else (self._masks(k, x.shape, rng)[0], masks[k][1])
+            between = dropout_mask(rng, x.shape, self.dropout, self.dtype) if rng is not None and k and self.dropout else None
             if between is not None:
                 x = x * between
+            recurrent = [masks[p] for p in places]
             x, kept, ends = layer.forward(
                 x, [self._named(p) for p in places], rows, [states[p] for p in places], recurrent, segment, bool(details)
             )
             final += ends
             tape.layers.append(kept)
-            tape.masks.append((between, recurrent))
+            tape.between.append(between)
         y = self._batch_out(x)
         y.flags.writeable = False
         return y, self._state_out(final), tape
@@ -323,8 +333,8 @@ class Recurrent:
                 tape.layers[k], [self._named(p) for p in places], rows, dy, [flows[p] for p in places], targets, begin, limit, bool(details)
             )
             flows[places.start : places.stop], cut, shown = starts, cut + found, arrays + shown
-            if tape.masks[k][0] is not None:
-                dy = dy * tape.masks[k][0]
+            if tape.between[k] is not None:
+                dy = dy * tape.between[k]
         if tape.learned and begin == 0:
             for suffix, flow in zip(self._suffixes, flows):
                 for name, gradient in zip(self.cell.states, flow[0]):
@@ -398,14 +408,35 @@ class Recurrent:
         parts = tuple(np.stack([state[0, i] for state in states]) for i in range(len(self.cell.states)))
         return parts if len(parts) > 1 else parts[0]
 
-    def _masks(self, layer: int, shape, rng) -> tuple[np.ndarray | None, list]:
-        """Dropout masks of one layer, already divided by the probability to keep: on its input, and on its recurrent operands."""
-        between, recurrent = None, [None] * self.num_directions
-        if rng is not None and layer and self.dropout:
-            between = dropout_mask(rng, shape, self.dropout, self.dtype)
-        if rng is not None and self.recurrent_dropout:
-            recurrent = [dropout_mask(rng, (shape[1], self.hidden_size), self.recurrent_dropout, self.dtype) for _ in recurrent]
-        return between, recurrent
+    def draw_masks(self, B: int, rng) -> list:
+        """Recurrent dropout masks (B, H), one a (layer, direction), already divided by the probability to keep; None without `rng`."""
+        if rng is None or not self.recurrent_dropout:
+            return [None] * len(self._directions)
+        return [dropout_mask(rng, (B, self.hidden_size), self.recurrent_dropout, self.dtype) for _ in self._directions]
+
+    def final_output(self, state) -> np.ndarray:
+        """The top layer's output at the end of its run, both directions merged: (B, output_size), from the state."""
+        h = (state[0] if isinstance(state, tuple) else state)[-self.num_directions :]
+        if self.num_directions == 1:
+            return h[0]
+        if self.merge == "concat":
+            return np.concatenate([h[0], h[1]], axis=1)
+        return h[0] * h[1] if self.merge == "product" else (h[0] + h[1]) * self.dtype.type(0.5 if self.merge == "mean" else 1.0)
+
+    def final_output_backward(self, state, dy):
+        """dL/dstate from the gradient of `final_output`."""
+        parts = state if isinstance(state, tuple) else (state,)
+        result = tuple(np.zeros_like(part) for part in parts)
+        h, dh = parts[0][-self.num_directions :], result[0][-self.num_directions :]
+        if self.num_directions == 1:
+            dh[0] = dy
+        elif self.merge == "concat":
+            dh[0], dh[1] = dy[:, : self.hidden_size], dy[:, self.hidden_size :]
+        elif self.merge == "product":
+            dh[0], dh[1] = dy * h[1], dy * h[0]
+        else:
+            dh[:] = dy * self.dtype.type(0.5 if self.merge == "mean" else 1.0)
+        return result if len(parts) > 1 else result[0]
 
     def _segment(self, T: int, rows: Rows, memory) -> int:
         """How many steps' tape to hold at a time so that it fits `memory` bytes: all of them, or the most that leave room for the states."""

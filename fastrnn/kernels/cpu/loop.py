@@ -136,6 +136,7 @@ def active_rows(order, lengths, first, count, step):
 
 @loop
 def copy_row(source, target):
+    """target[:] = source[: len(target)]."""
     for j in range(target.shape[0]):
         target[j] = source[j]
 

@@ -1,0 +1,65 @@
+"""Readout products over many rows, forward and backward, and the table look-up of integer inputs.
+
+Work is cut into items of a fixed number of rows; each item sums its parameter gradients block by block (`+=`), and items are added
+in order, so that nothing depends on the threads. One row's output depends on no other row.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ..._jit import kernel
+from .loop import add_product, add_row, clear_row, copy_row
+from .product import product
+
+BLOCK = 256  # rows of one product
+
+
+class AffineScratch(NamedTuple):
+    """Working memory of one task: rows (BLOCK + 1, max of the padded widths) and one block's sum of the weight gradient."""
+
+    rows: np.ndarray
+    block: np.ndarray
+
+
+@kernel
+def affine(first_row, last_row, x, weight, bias, y, scratch):
+    """y = x W^T + b for rows [first, last). x (N, D), weight packed (D * Op,), bias (Op,), y (N, O)."""
+    D, O, Op = x.shape[1], y.shape[1], bias.shape[0]
+    z = scratch.rows.reshape(-1)
+    for begin in range(first_row, last_row, BLOCK):
+        count = min(BLOCK, last_row - begin)
+        for r in range(count):
+            copy_row(bias, z[r * Op : (r + 1) * Op])
+        product(x.reshape(-1), begin * D, D, 1, weight, 0, 0, z, 0, Op, (count, Op, D))
+        for r in range(count):
+            copy_row(z[r * Op : r * Op + O], y[begin + r])
+
+
+@kernel
+def affine_backward(first_row, last_row, x, weight, dy, dx, dweight, dbias, scratch):
+    """dx = dy W; dweight (D * Op,) += x^T dy, dbias (Op,) += dy, for rows [first, last). weight packed (O * Dp,)."""
+    D, O, Op, Dp = x.shape[1], dy.shape[1], dbias.shape[0], weight.shape[0] // dy.shape[1]
+    z = scratch.rows.reshape(-1)
+    for begin in range(first_row, last_row, BLOCK):
+        count = min(BLOCK, last_row - begin)
+        clear_row(z[: count * Dp])
+        product(dy.reshape(-1), begin * O, O, 1, weight, 0, 0, z, 0, Dp, (count, Dp, O))
+        for r in range(count):
+            copy_row(z[r * Dp : r * Dp + D], dx[begin + r])
+        clear_row(z[: count * Op])
+        for r in range(count):
+            copy_row(dy[begin + r], z[r * Op : r * Op + O])
+        add_product(x[begin:].reshape(-1), D, count, z, 0, Op, scratch.block, dweight)
+        bias = scratch.block[:Op]
+        clear_row(bias)
+        for r in range(count):
+            add_row(z[r * Op : (r + 1) * Op], bias)
+        add_row(bias, dbias)
+
+
+@kernel
+def embed_backward(tokens, dy, dtable):
+    """dtable[tokens[n]] += dy[n], n ascending. tokens (N,), dy (N, D), dtable (V, D)."""
+    for n in range(tokens.shape[0]):
+        add_row(dy[n], dtable[tokens[n]])

@@ -1,0 +1,178 @@
+"""Layers without memory: linear maps, embeddings, dropout. They act on the last axis, at every step alike."""
+
+from functools import partial
+
+import numpy as np
+
+from .. import _check, _threads
+from .._math import ACTIVATIONS
+from .._params import Params
+from ..initializers import Uniform
+from ..kernels.cpu.affine import BLOCK, AffineScratch, affine, affine_backward, embed_backward
+from ..kernels.cpu.packing import add_transposed, pack_columns, pack_rows
+from ..kernels.cpu.product import padded
+from ..kernels.cpu.units import activate, activate_backward
+from .recurrent import dropout_mask
+
+ITEMS = 16  # pieces at most into which rows are cut
+
+
+class Linear:
+    """y = f(W x + b) on the last axis.
+
+    Parameters
+    ----------
+    input_size, output_size : int
+    activation : str
+        The name of an activation f; "identity" by default.
+    dtype : {"float32", "float64"}
+    seed : int
+        Weights and biases are drawn uniformly from ±1/√input_size, as in PyTorch.
+
+    Examples
+    --------
+    >>> import numpy as np, fastrnn as fr
+    >>> y, tape = fr.Linear(3, 2).forward(np.ones((4, 5, 3)))
+    >>> y.shape
+    (4, 5, 2)
+    """
+
+    def __init__(self, input_size: int, output_size: int, *, activation: str = "identity", dtype: str = "float32", seed: int = 0):
+        self.input_size = _check.integer("input_size", input_size, minimum=1)
+        self.output_size = _check.integer("output_size", output_size, minimum=1)
+        self.activation = _check.choice("activation", activation, ACTIVATIONS)
+        self.dtype, self.seed = _check.dtype(dtype), _check.integer("seed", seed, minimum=0)
+        self.params = Params({"weight": (output_size, input_size), "bias": (output_size,)}, self.dtype)
+        rng = np.random.default_rng(seed)
+        for name, shape in self.params.shapes.items():
+            self.params[name] = Uniform()(shape, rng, hidden_size=input_size)
+
+    def config(self) -> dict:
+        names = ("input_size", "output_size", "activation", "seed")
+        return {name: getattr(self, name) for name in names} | {"dtype": self.dtype.name}
+
+    def _items(self, N: int) -> list[tuple[int, int]]:
+        """Rows of every item: a function of N alone."""
+        size = max(2 * BLOCK, -(-N // ITEMS))
+        return [(first, min(first + size, N)) for first in range(0, N, size)]
+
+    def _scratch(self) -> AffineScratch:
+        D, Op, Dp = self.input_size, padded(self.output_size, self.dtype), padded(self.input_size, self.dtype)
+        return AffineScratch(np.empty((BLOCK + 1, max(Op, Dp)), self.dtype), np.empty(max(D * Op, Op), self.dtype))
+
+    def forward(self, x, *, rng=None):
+        """(y, tape) for x (..., input_size)."""
+        x = _check.array("x", x, (*["..."] * (np.ndim(x) - 1), self.input_size), self.dtype)
+        N, O, Op = x[..., 0].size, self.output_size, padded(self.output_size, self.dtype)
+        weight, bias, y = np.empty(self.input_size * Op, self.dtype), np.zeros(Op, self.dtype), np.empty((N, O), self.dtype)
+        pack_columns(self.params["weight"], np.arange(O), weight)
+        bias[:O] = self.params["bias"]
+        flat = x.reshape(N, self.input_size)
+        tasks = [partial(affine, first, last, flat, weight, bias, y, self._scratch()) for first, last in self._items(N)]
+        _threads.run(tasks)
+        if self.activation != "identity":
+            activate(self.activation)(y.reshape(-1))
+        y = y.reshape(*x.shape[:-1], O)
+        return y, (x, y)
+
+    def backward(self, tape, dy):
+        """(dx, grads) from dL/dy."""
+        x, y = tape
+        dy = _check.array("dy", dy, y.shape, self.dtype)
+        N, D, O, Op = y[..., 0].size, self.input_size, self.output_size, padded(self.output_size, self.dtype)
+        if self.activation != "identity":
+            dy = dy.copy()
+            activate_backward(self.activation)(y.reshape(-1), dy.reshape(-1))
+        weight, dx = np.empty(O * padded(D, self.dtype), self.dtype), np.empty((N, D), self.dtype)
+        pack_rows(self.params["weight"], np.arange(O), weight)
+        items = self._items(N)
+        dweight, dbias = np.zeros((len(items), D * Op), self.dtype), np.zeros((len(items), Op), self.dtype)
+        _threads.run([
+            partial(affine_backward, first, last, x.reshape(N, D), weight, dy.reshape(N, O), dx, dweight[k], dbias[k], self._scratch())
+            for k, (first, last) in enumerate(items)
+        ])  # fmt: skip
+        grads = self.params.like()
+        if items:
+            add_transposed(dweight, np.arange(O), grads["weight"])
+            grads["bias"] += dbias.sum(axis=0)[:O]
+        return dx.reshape(x.shape), grads
+
+
+class Embedding:
+    """A learned vector for every symbol: integers (...,) to (..., dimension); with `group` = n, (..., n) to (..., n · dimension).
+
+    Parameters
+    ----------
+    num_symbols, dimension : int
+    group : int, optional
+        The last axis of the input holds so many symbols, whose vectors are put side by side.
+    dtype : {"float32", "float64"}
+    seed : int
+        Vectors are drawn from a standard normal distribution, as in PyTorch.
+
+    Examples
+    --------
+    >>> import fastrnn as fr
+    >>> y, tape = fr.Embedding(5, 3).forward([[0, 4, 1]])
+    >>> y.shape
+    (1, 3, 3)
+    """
+
+    def __init__(self, num_symbols: int, dimension: int, *, group: int | None = None, dtype: str = "float32", seed: int = 0):
+        self.num_symbols = _check.integer("num_symbols", num_symbols, minimum=1)
+        self.dimension = _check.integer("dimension", dimension, minimum=1)
+        self.group = None if group is None else _check.integer("group", group, minimum=1)
+        self.dtype, self.seed = _check.dtype(dtype), _check.integer("seed", seed, minimum=0)
+        self.params = Params({"weight": (num_symbols, dimension)}, self.dtype)
+        self.params["weight"] = np.random.default_rng(seed).standard_normal((num_symbols, dimension))
+
+    @property
+    def output_size(self) -> int:
+        return self.dimension * (self.group or 1)
+
+    def config(self) -> dict:
+        names = ("num_symbols", "dimension", "group", "seed")
+        return {name: getattr(self, name) for name in names} | {"dtype": self.dtype.name}
+
+    def forward(self, x, *, rng=None):
+        """(y, tape) for integers x in [0, num_symbols)."""
+        shape = ("...",) * (np.ndim(x) - (self.group is not None)) + ((self.group,) if self.group else ())
+        tokens = _check.integers("x", x, shape, 0, self.num_symbols - 1, meaning="(symbols)")
+        y = self.params["weight"][tokens]
+        return (y.reshape(*tokens.shape[:-1], self.output_size) if self.group else y), tokens
+
+    def backward(self, tape, dy):
+        """(None, grads) from dL/dy: integers have no gradient."""
+        grads = self.params.like()
+        dy = _check.array("dy", dy, ("...",) * np.ndim(dy), self.dtype)
+        embed_backward(tape.reshape(-1), dy.reshape(tape.size, self.dimension), grads["weight"])
+        return None, grads
+
+
+class Dropout:
+    """Zero a fraction of the entries, scale the others by 1 / (1 - rate); nothing where forward is given no `rng`.
+
+    Examples
+    --------
+    >>> import numpy as np, fastrnn as fr
+    >>> y, tape = fr.Dropout(0.5).forward(np.ones((2, 3)), rng=np.random.default_rng(0))
+    >>> sorted(set(y.ravel().tolist()))
+    [0.0, 2.0]
+    """
+
+    def __init__(self, rate: float):
+        self.rate, self.params = _check.fraction("rate", rate), Params({}, "float32")
+
+    def config(self) -> dict:
+        return {"rate": self.rate}
+
+    def forward(self, x, *, rng=None):
+        """(y, tape) for x of any shape."""
+        if rng is None or self.rate == 0.0:
+            return x, None
+        mask = dropout_mask(rng, x.shape, self.rate, x.dtype)
+        return x * mask, mask
+
+    def backward(self, tape, dy):
+        """(dx, no gradients) from dL/dy."""
+        return (dy if tape is None else dy * tape), Params({}, "float32")

@@ -1,0 +1,311 @@
+"""Layers, a readout and a loss: predict, evaluate, gradients."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from . import _check, losses
+from ._params import Params
+from .bptt import Full, Pass, Truncated
+from .cells import CELLS, Cell
+from .data.batches import Batch
+from .layers.feedforward import Dropout, Embedding, Linear
+from .layers.recurrent import Recurrent
+
+READOUTS = ("last", "every", "mean")
+LAYERS = {"Recurrent": Recurrent, "Linear": Linear, "Embedding": Embedding, "Dropout": Dropout}
+
+
+class Trace(NamedTuple):
+    """What one forward pass keeps for its backward pass: a tape a layer, and how the readout was taken."""
+
+    tapes: list
+    masks: list  # recurrent dropout masks, one list a recurrent layer
+    shape: tuple  # of the features that the readout took
+    lengths: np.ndarray
+    counted: np.ndarray  # steps over which the mean was taken
+    finals: tuple  # the states at the end
+
+
+class Model:
+    """Layers in a row, a readout of the recurrent ones, and a loss.
+
+    Parameters
+    ----------
+    *layers : Recurrent, Linear, Embedding, Dropout
+        The output of each is the input of the next. An Embedding comes first. All of one dtype.
+    loss : CrossEntropy, BinaryCrossEntropy, MeanSquaredError
+    readout : {"last", "every", "mean"}
+        What the layers after the last recurrent one see: its final state (of both directions, where it has two), its output at
+        every step, or the mean of its output over the valid steps.
+
+    Attributes
+    ----------
+    params : Params
+        All parameters, in one buffer: ``model.params["1.weight"]`` is `weight` of the second layer. The layers' own `params` are
+        views of it.
+
+    Notes
+    -----
+    The first call compiles kernels (some seconds; kept on disk; ``fastrnn warmup`` does it ahead of time).
+
+    Examples
+    --------
+    >>> import numpy as np, fastrnn as fr
+    >>> model = fr.Model(fr.LSTM(2, 8), fr.Linear(8, 3), loss=fr.CrossEntropy(), readout="last")
+    >>> model.predict(np.zeros((10, 4, 2)), lengths=[10, 3, 0, 7]).shape
+    (4, 3)
+    """
+
+    def __init__(self, *layers, loss: losses.Loss, readout: str = "last"):
+        if not layers or not all(isinstance(layer, tuple(LAYERS.values())) for layer in layers):
+            got = ", ".join(type(layer).__name__ for layer in layers) or "none"
+            raise TypeError(f"layers: at least one of {', '.join(LAYERS)} is required; got {got}")
+        if not isinstance(loss, losses.Loss):
+            raise TypeError(f"loss: a fastrnn loss such as CrossEntropy() is required; got {type(loss).__name__}")
+        self.layers, self.loss, self.readout = tuple(layers), loss, _check.choice("readout", readout, READOUTS)
+        self._recurrent = [layer for layer in layers if isinstance(layer, Recurrent)]
+        self._pool_at = 1 + max((k for k, layer in enumerate(layers) if isinstance(layer, Recurrent)), default=-1)
+        self._check_layers()
+        self.params, parts = Params.join({str(k): layer.params for k, layer in enumerate(layers)})
+        for k, layer in enumerate(layers):
+            layer.params = parts[str(k)]
+        self.dtype = self.params.dtype
+
+    def _check_layers(self) -> None:
+        size = None
+        for k, layer in enumerate(self.layers):
+            if isinstance(layer, Embedding) and k:
+                raise ValueError(f"layers: an Embedding must be the first layer; got it at place {k}")
+            if isinstance(layer, Recurrent) and layer.batch_first:
+                raise ValueError("layers: batch_first=False is required in a Model, whose data are time first; got True")
+            if not isinstance(layer, (Embedding, Dropout)) and size is not None and layer.input_size != size:
+                raise ValueError(f"layers: input_size {size} is required of layer {k}, to fit the layer before it; got {layer.input_size}")
+            size = getattr(layer, "output_size", size)
+        dtypes = {layer.dtype.name for layer in self.layers if not isinstance(layer, Dropout)}
+        if len(dtypes) != 1:
+            raise ValueError(f"layers: one dtype is required for all; got {sorted(dtypes)}")
+        if len({id(layer) for layer in self.layers}) < len(self.layers):
+            raise ValueError("layers: each layer may appear once; build a second one for a second place")
+
+    # Use
+
+    def predict(self, x, lengths=None, state=None) -> np.ndarray:
+        """The output for x (T, B, D), or (T, B) integers: (B, O), or (T, B, O) with readout "every". Logits for the entropies."""
+        x, lengths = self._inputs(x, lengths)
+        return self._forward(x, lengths, state, None, record=False)[0]
+
+    def run(self, x, lengths=None, state=None) -> tuple[np.ndarray, tuple]:
+        """(prediction, state): as `predict`, and the state of every recurrent layer, to go on from."""
+        x, lengths = self._inputs(x, lengths)
+        prediction, _, state = self._forward(x, lengths, state, None, record=False)
+        return prediction, state
+
+    def evaluate(self, x, target, lengths=None, weights=None) -> dict[str, float]:
+        """The loss and the loss's metrics, such as accuracy."""
+        x, lengths = self._inputs(x, lengths)
+        prediction = self._forward(x, lengths, None, None, record=False)[0]
+        valid = self._valid(Batch(x, target, lengths, weights))
+        return {"loss": self.loss(prediction, target, *valid)} | self.loss.metrics(prediction, target, *valid)
+
+    def gradient(self, x, target, lengths=None, *, weights=None, state=None, bptt: Full | None = None, rng=None) -> Pass:
+        """Loss, gradients of every parameter, state and prediction of one batch, by full back-propagation through time."""
+        if isinstance(bptt, Truncated):
+            raise ValueError("bptt: Full() is required for one gradient; with Truncated iterate over model.passes(...), one a stride")
+        return next(self.passes(x, target, lengths, weights=weights, state=state, bptt=bptt, rng=rng))
+
+    def passes(
+        self, x, target, lengths=None, *, weights=None, state=None, bptt: Full | Truncated | None = None, rng=None
+    ) -> Iterator[Pass]:
+        """One `Pass` for every update of the weights; `params` may be changed between them.
+
+        Parameters
+        ----------
+        x : array_like, shape (T, B, D), or (T, B) integers
+        target : array_like, shape (B,) or (B, O); with readout "every" (T, B) or (T, B, O)
+        lengths : array_like of int, shape (B,), optional
+        weights : array_like, shape (B,) or (T, B), optional
+        state : tuple, optional
+            `Pass.state` of an earlier call; zero, or learned, without it.
+        bptt : Full or Truncated, optional
+        rng : numpy.random.Generator, optional
+            Draws dropout masks; without it there is no dropout.
+        """
+        x, lengths = self._inputs(x, lengths)
+        target = np.asarray(target)
+        if self.readout == "every" and target.shape[:2] != x.shape[:2]:
+            raise ValueError(f'target: shape ({x.shape[0]}, {x.shape[1]}, ...) is required with readout="every"; got {target.shape}')
+        weights = None if weights is None else np.asarray(weights)
+        yield from (bptt or Full()).passes(self, Batch(x, target, lengths, weights), state, rng)
+
+    def save(self, path) -> None:
+        """Write configuration and parameters to a file that `fastrnn.load` reads."""
+        from .io import save
+
+        save(self, path)
+
+    def config(self) -> dict:
+        """What builds this model again, but for its weights: nothing but JSON types."""
+        kinds = [next(name for name, kind in LAYERS.items() if isinstance(layer, kind)) for layer in self.layers]
+        layers = [{"kind": kind} | layer.config() for kind, layer in zip(kinds, self.layers)]
+        return {"layers": layers, "loss": self.loss.config(), "readout": self.readout}
+
+    @classmethod
+    def from_config(cls, config: dict, cells: dict[str, Cell] | None = None) -> "Model":
+        """The model that `config` describes; `cells` gives by name the cells that are not built in."""
+        layers = []
+        for entry in config["layers"]:
+            options = {name: value for name, value in entry.items() if name != "kind"}
+            kind = _check.choice("kind", entry.get("kind"), LAYERS)
+            if kind == "Recurrent" and options["cell"] not in CELLS:
+                if options["cell"] not in (cells or {}):
+                    raise ValueError(f"cells: a cell named {options['cell']!r} is required, as this model has one of its own; got {list(cells or {})}")
+                options["cell"] = cells[options["cell"]]
+            layers.append(LAYERS[kind](**options))
+        return cls(*layers, loss=losses.from_config(config["loss"]), readout=config["readout"])
+
+    # What bptt works with
+
+    def _inputs(self, x, lengths) -> tuple[np.ndarray, np.ndarray]:
+        """x as a contiguous array and lengths as int64; symbols beyond a sequence's end become 0."""
+        first = self.layers[0]
+        if isinstance(first, Embedding):
+            x = np.asarray(x)
+            rank = 3 if first.group else 2
+            if x.ndim != rank:
+                raise ValueError(f"x: integers of shape {'(T, B)' if rank == 2 else f'(T, B, {first.group})'} are required; got shape {x.shape}")
+            lengths = _check.lengths(lengths, *x.shape[:2])
+            valid = np.arange(x.shape[0])[:, None] < lengths
+            x = np.where(valid.reshape(valid.shape + (1,) * (rank - 2)), x, np.zeros((), x.dtype))
+            return _check.integers("x", x, x.shape, 0, first.num_symbols - 1, meaning="(symbols)"), lengths
+        size = next((layer.input_size for layer in self.layers if hasattr(layer, "input_size")), "D")
+        x = _check.array("x", x, ("T", "B", size), self.dtype, meaning="(steps, batch, features)")
+        return x, _check.lengths(lengths, *x.shape[:2])
+
+    def _check_causal(self) -> None:
+        for layer in self._recurrent:
+            if layer.bidirectional or layer.reverse:
+                raise ValueError("bptt: Full() is required for a network that runs from right to left: it has no present to truncate from")
+
+    def _valid(self, batch: Batch) -> tuple:
+        """(lengths, weights) as the loss takes them."""
+        return (batch.lengths if self.readout == "every" else None), batch.weights
+
+    def _draw_masks(self, B: int, rng) -> list:
+        """Recurrent dropout masks for sequences that will be cut in time."""
+        return [layer.draw_masks(B, rng) for layer in self._recurrent]
+
+    def _read(self, x, lengths, state, rng, masks) -> tuple[np.ndarray, tuple]:
+        """(sum of the last recurrent layer's outputs over each sequence's valid steps, state), nothing kept."""
+        states, finals, used = self._states(state), [], 0
+        for layer in self.layers[: self._pool_at]:
+            if isinstance(layer, Recurrent):
+                x, final, _ = layer.forward(x, states[used], lengths=lengths, rng=rng, masks=masks[used], memory=None)
+                finals.append(final)
+                used += 1
+            else:
+                x, _ = layer.forward(x, rng=rng)
+        return _valid_sum(x, lengths), tuple(finals)
+
+    def _states(self, state) -> tuple:
+        """One state, or None, a recurrent layer."""
+        count = len(self._recurrent)
+        if state is None:
+            return (None,) * count
+        if not isinstance(state, tuple) or len(state) != count:
+            raise ValueError(f"state: a tuple of {count} states, one a recurrent layer, is required; got {type(state).__name__}")
+        return state
+
+    def _forward(self, x, lengths, state, rng, *, memory=None, masks=None, head=None, record=True):
+        """(prediction, trace, state). `head`: (sum of outputs, steps) of a part of the sequences already read."""
+        states, tapes, finals, drawn, shape, counted = self._states(state), [], [], [], None, lengths
+        if self._pool_at == 0:
+            x, shape, counted = self._pool(x, lengths, (), head)
+        for k, layer in enumerate(self.layers):
+            if isinstance(layer, Recurrent):
+                n = len(finals)
+                if record:
+                    given = masks[n] if masks is not None else layer.draw_masks(x.shape[1], rng)
+                    x, final, tape = layer.forward(x, states[n], lengths=lengths, memory=memory, rng=rng, masks=given)
+                    drawn.append(given)
+                else:
+                    (x, final), tape = layer(x, states[n], lengths=lengths), None
+                finals.append(final)
+            else:
+                x, tape = layer.forward(x, rng=rng)
+            tapes.append(tape)
+            if k + 1 == self._pool_at:
+                x, shape, counted = self._pool(x, lengths, finals, head)
+        return x, Trace(tapes, drawn, shape, lengths, counted, tuple(finals)), tuple(finals)
+
+    def _pool(self, y, lengths, finals, head):
+        """What the readout sees of y (T, B, F), the shape of y, and how many steps a mean was over."""
+        if self.readout == "every":
+            return y, y.shape, lengths
+        if self.readout == "last":
+            return (self._recurrent[-1].final_output(finals[-1]) if finals else _last_valid(y, lengths)), y.shape, lengths
+        total, counted = _valid_sum(y, lengths), lengths
+        if head is not None:
+            total, counted = total + head[0], lengths + head[1]
+        return total / np.maximum(counted, 1).astype(y.dtype)[:, None], y.shape, counted
+
+    def _backward(self, trace: Trace, dy, dstates, grads: Params, *, clip=None, begin=0):
+        """(dL/d(initial states), what was clipped). Adds to `grads`; with dy None only `dstates` flow in. Back to step `begin`."""
+        own = {k: Params(layer.params.shapes, self.dtype, flat) for k, (layer, flat) in enumerate(self._sections(grads))}
+        dstates, starts, clipped = list(dstates or (None,) * len(self._recurrent)), [], []
+        for k in reversed(range(len(self.layers))):
+            layer = self.layers[k]
+            if k + 1 == self._pool_at:
+                dy, dstates = self._unpool(trace, dy, dstates)
+            if isinstance(layer, Recurrent):
+                g = layer.backward(trace.tapes[k], dy, dstates.pop(), clip=clip, begin=begin)
+                own[k].flat += g.params.flat
+                dy = g.x
+                starts.insert(0, g.state)
+                if g.clipped is not None:
+                    clipped.insert(0, g.clipped)
+            elif dy is not None:
+                dy, found = layer.backward(trace.tapes[k], dy)
+                own[k].flat += found.flat
+        return tuple(starts), tuple(clipped)
+
+    def _sections(self, params: Params):
+        """(layer, its part of the buffer), layer by layer."""
+        start = 0
+        for layer in self.layers:
+            yield layer, params.flat[start : start + layer.params.flat.size]
+            start += layer.params.flat.size
+
+    def _unpool(self, trace: Trace, dy, dstates):
+        """The inverse of `_pool` for gradients: what flows into every step, and into the final state."""
+        if dy is None or self.readout == "every":
+            return dy, dstates
+        if self.readout == "last" and self._recurrent:
+            top = self._recurrent[-1].final_output_backward(trace.finals[-1], dy)
+            return None, dstates[:-1] + [top if dstates[-1] is None else _add(dstates[-1], top)]
+        T, at = trace.shape[0], np.arange(trace.shape[0])[:, None]
+        if self.readout == "last":
+            chosen = (at == np.where(trace.lengths > 0, trace.lengths - 1, T)).astype(dy.dtype)
+            return chosen[:, :, None] * dy, dstates
+        share = (at < trace.lengths) / np.maximum(trace.counted, 1)
+        return share.astype(dy.dtype)[:, :, None] * dy, dstates
+
+
+def _add(a, b):
+    """Sum of two states, each an array or a tuple of arrays."""
+    return tuple(p + q for p, q in zip(a, b)) if isinstance(a, tuple) else a + b
+
+
+def _valid_sum(y: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Sum of y (T, B, F) over each sequence's valid steps, in the order of time, whatever else is in the batch."""
+    total = np.zeros(y.shape[1:], y.dtype)
+    for t in range(y.shape[0]):
+        total += np.where((t < lengths)[:, None], y[t], 0)
+    return total
+
+
+def _last_valid(y: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """y at each sequence's last valid step; 0 where there is none."""
+    last = np.take_along_axis(y, np.maximum(lengths - 1, 0)[None, :, None], axis=0)[0] if y.shape[0] else np.zeros(y.shape[1:], y.dtype)
+    return np.where((lengths > 0)[:, None], last, 0)

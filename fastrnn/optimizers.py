@@ -1,0 +1,459 @@
+"""Optimizers: one compiled pass over the flat vectors of parameters, gradient and moments, in place.
+
+Formulas, defaults and the place of eps are PyTorch's. The arithmetic is float64 in vector order, whatever the
+parameters' type; parameters and moments are rounded once an update.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+import numpy as np
+
+from . import _check, schedules
+from ._jit import kernel, pointwise
+from ._params import Params
+from .schedules import Schedule
+
+LANES = (
+    64  # partial sums of a norm, so that it runs in vector registers; their order is fixed, as the result's bits are
+)
+
+
+class State(NamedTuple):
+    """What an optimizer remembers: the updates made, and by name its moments, flat vectors like ``params.flat``."""
+
+    step: int
+    moments: dict[str, np.ndarray]
+
+
+class Info(NamedTuple):
+    """What an update did: the gradient's norm before clipping, whether clipping changed it, and the rate used."""
+
+    norm: float
+    clipped: bool
+    learning_rate: float
+
+
+class Optimizer(ABC):
+    """A rule for updating parameters by their gradient.
+
+    One of one's own is a frozen dataclass with the options `learning_rate`, `weight_decay`, `clip_norm` and
+    `clip_value` besides its own; it calls `_check_common`, and defines `_moments` and `_apply`.
+    """
+
+    def init(self, params: Params) -> State:
+        """The state before the first update: moments are zeros like ``params.flat``."""
+        return State(0, {name: np.zeros_like(params.flat) for name in self._moments()})
+
+    def update(self, params: Params, grads: Params, state: State) -> tuple[State, Info]:
+        """Change `params` and the moments of `state` in place by one step down the gradient.
+
+        First every element of the gradient is clipped to [-clip_value, clip_value], then the whole to the norm
+        `clip_norm`, by the coefficient min(1, clip_norm / (norm + 1e-6)), as torch.nn.utils.clip_grad_norm_. `grads`
+        stays as it is.
+
+        Parameters
+        ----------
+        params, grads : Params
+            The same names, shapes and dtype.
+        state : State
+            From `init`, or from the update before.
+
+        Returns
+        -------
+        state : State
+            One step on; its moments are the arrays of the state given.
+        info : Info
+
+        Raises
+        ------
+        FloatingPointError
+            If the gradient's norm is not finite; names the first tensor to blame. Nothing has been changed then.
+        ValueError
+            If `grads` or `state` do not belong to `params`.
+        """
+        self._check_arguments(params, grads, state)
+        norm = global_norm(grads)
+        if not math.isfinite(norm):
+            raise FloatingPointError(
+                f"{_blame(grads, norm)} at update {state.step}; nothing was changed. "
+                "Check the data for NaN, lower learning_rate, or set clip_norm"
+            )
+        rate = _check.real("learning_rate", self.schedule(state.step), 0.0)
+        grad = np.require(grads.flat, requirements=["C", "A", "W"])
+        clip, clipped = self._clip(grad, norm)
+        self._apply(params.flat, grad, state.moments, clip, rate, state.step)
+        return State(state.step + 1, state.moments), Info(norm, clipped, rate)
+
+    @property
+    def schedule(self) -> Schedule:
+        """The learning rate as a schedule, a constant one where it is a number."""
+        return schedules.as_schedule("learning_rate", self.learning_rate)
+
+    def config(self) -> dict:
+        """What `from_config` needs to build this optimizer again."""
+        options = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name, value in options.items():
+            if isinstance(value, Schedule):
+                options[name] = value.config()
+            elif isinstance(value, tuple):
+                options[name] = list(value)
+        return {"kind": type(self).__name__} | options
+
+    @abstractmethod
+    def _moments(self) -> tuple[str, ...]:
+        """The names of the moments kept."""
+
+    @abstractmethod
+    def _apply(self, params, grad, moments, clip, rate: float, step: int) -> None:
+        """Update flat `params` and `moments` in place; `clip` is (limit, coefficient), `step` counts from 0."""
+
+    def _check_common(self) -> None:
+        rate = self.learning_rate
+        self._settle(
+            learning_rate=rate if isinstance(rate, Schedule) else _check.real("learning_rate", rate, 0.0),
+            weight_decay=_check.real("weight_decay", self.weight_decay, 0.0),
+            clip_norm=None if self.clip_norm is None else _check.real("clip_norm", self.clip_norm, positive=True),
+            clip_value=None if self.clip_value is None else _check.real("clip_value", self.clip_value, positive=True),
+        )
+
+    def _settle(self, **options) -> None:
+        """Set checked options; the way around `frozen` that dataclasses leave to `__post_init__`."""
+        for name, value in options.items():
+            object.__setattr__(self, name, value)
+
+    def _check_arguments(self, params: Params, grads: Params, state: State) -> None:
+        flat, moments = params.flat, state.moments
+        if not (flat.flags.carray and flat.dtype.name in _check.FLOATS):
+            raise ValueError("params: a writable, contiguous float32 or float64 buffer is required. Pass params.copy()")
+        if grads.shapes != params.shapes or grads.dtype != params.dtype:
+            raise ValueError(
+                f"grads: the names, shapes and dtype of {params} are required; got {grads}. Use params.like()"
+            )
+        fits = all(moment.shape == flat.shape and moment.dtype == flat.dtype for moment in moments.values())
+        if not fits or set(moments) != set(self._moments()):
+            required = f"{self._moments()} of shape {flat.shape} and dtype {flat.dtype}"
+            came = {name: (moment.shape, str(moment.dtype)) for name, moment in moments.items()}
+            raise ValueError(f"state: moments {required} are required; got {came}. Start from init(params)")
+
+    def _clip(self, grad: np.ndarray, norm: float) -> tuple[tuple[float, float], bool]:
+        """(limit, coefficient), and whether they change anything; `norm` is that of the gradient as it came."""
+        limit, coefficient = math.inf, 1.0
+        if self.clip_value is not None and np.abs(grad).max(initial=0.0) > self.clip_value:
+            limit = self.clip_value
+            norm = _norm(grad, limit)
+        if self.clip_norm is not None:
+            coefficient = min(1.0, self.clip_norm / (norm + 1e-6))
+        return (limit, coefficient), limit < math.inf or coefficient < 1.0
+
+
+@dataclass(frozen=True)
+class SGD(Optimizer):
+    """Stochastic gradient descent with momentum: v = momentum v + g, p -= rate v (Nesterov: rate (g + momentum v)).
+
+    Parameters
+    ----------
+    learning_rate : float or Schedule
+    momentum : float
+        In [0, 1); 0 keeps no moments. (Polyak 1964; Sutskever et al. 2013 for Nesterov's form.)
+    nesterov : bool
+    weight_decay : float
+        Adds weight_decay * p to the gradient, after clipping.
+    clip_norm, clip_value : float, optional
+        See `update`.
+
+    Examples
+    --------
+    >>> from fastrnn._params import Params
+    >>> from fastrnn.optimizers import SGD
+    >>> params, grads = Params({"w": (2,)}, "float64"), Params({"w": (2,)}, "float64")
+    >>> grads["w"] = [3.0, 4.0]
+    >>> optimizer = SGD(0.5)
+    >>> state, info = optimizer.update(params, grads, optimizer.init(params))
+    >>> params["w"].tolist(), info
+    ([-1.5, -2.0], Info(norm=5.0, clipped=False, learning_rate=0.5))
+    """
+
+    learning_rate: float | Schedule = 0.01
+    momentum: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    clip_norm: float | None = None
+    clip_value: float | None = None
+
+    def __post_init__(self):
+        self._check_common()
+        momentum = _check.fraction("momentum", self.momentum)
+        self._settle(momentum=momentum, nesterov=_check.choice("nesterov", self.nesterov, (False, True)))
+        if self.nesterov and not momentum:
+            raise ValueError("nesterov: a momentum greater than 0 is required; got 0. Set momentum, for example to 0.9")
+
+    def _moments(self):
+        return ("momentum",) if self.momentum else ()
+
+    def _apply(self, params, grad, moments, clip, rate, step):
+        if self.momentum:
+            _momentum(params, grad, moments["momentum"], clip, rate, self.weight_decay, self.momentum, self.nesterov)
+        else:
+            _descent(params, grad, clip, rate, self.weight_decay)
+
+
+@dataclass(frozen=True)
+class RMSprop(Optimizer):
+    """Steps in units of the gradient's running size: s = alpha s + (1 - alpha) g², p -= rate g / (sqrt(s) + eps).
+
+    Parameters
+    ----------
+    learning_rate : float or Schedule
+    alpha : float
+        In [0, 1): what the running means keep from step to step.
+    eps : float
+    weight_decay : float
+        Adds weight_decay * p to the gradient, after clipping.
+    momentum : float
+        In [0, 1): v = momentum v + g / (sqrt(s) + eps), p -= rate v.
+    centered : bool
+        Divide by the running standard deviation, sqrt(s - mean²) (Graves 2013, equations 38-45).
+    clip_norm, clip_value : float, optional
+        See `update`.
+
+    Examples
+    --------
+    >>> from fastrnn.optimizers import RMSprop
+    >>> RMSprop(1e-3, clip_value=1.0).config()["alpha"]
+    0.99
+    """
+
+    learning_rate: float | Schedule = 0.01
+    alpha: float = 0.99
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    momentum: float = 0.0
+    centered: bool = False
+    clip_norm: float | None = None
+    clip_value: float | None = None
+
+    def __post_init__(self):
+        self._check_common()
+        self._settle(
+            alpha=_check.fraction("alpha", self.alpha),
+            eps=_check.real("eps", self.eps, 0.0),
+            momentum=_check.fraction("momentum", self.momentum),
+            centered=_check.choice("centered", self.centered, (False, True)),
+        )
+
+    def _moments(self):
+        return ("square",) + ("momentum",) * bool(self.momentum) + ("mean",) * self.centered
+
+    def _apply(self, params, grad, moments, clip, rate, step):
+        absent = params[:0]
+        kept = moments["square"], moments.get("mean", absent), moments.get("momentum", absent)
+        _rmsprop(params, grad, kept, clip, rate, self.weight_decay, (self.alpha, self.momentum), self.eps)
+
+
+@dataclass(frozen=True)
+class Adam(Optimizer):
+    """Adam (Kingma & Ba 2015, algorithm 1): m, v running means of g and g², p -= rate m̂ / (sqrt(v̂) + eps).
+
+    m̂ = m / (1 - beta1^t) and v̂ = v / (1 - beta2^t) undo the start from zero.
+
+    Parameters
+    ----------
+    learning_rate : float or Schedule
+    betas : (float, float)
+        Each in [0, 1).
+    eps : float
+    weight_decay : float
+        Adds weight_decay * p to the gradient, after clipping. (`AdamW` takes it from the weights instead.)
+    clip_norm, clip_value : float, optional
+        See `update`.
+
+    Examples
+    --------
+    >>> from fastrnn._params import Params
+    >>> from fastrnn.optimizers import Adam
+    >>> params, grads = Params({"w": (2,)}, "float64"), Params({"w": (2,)}, "float64")
+    >>> grads["w"] = [3.0, -4.0]
+    >>> optimizer = Adam(0.5)
+    >>> state, info = optimizer.update(params, grads, optimizer.init(params))
+    >>> params["w"].round(6).tolist()
+    [-0.5, 0.5]
+    """
+
+    learning_rate: float | Schedule = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    clip_norm: float | None = None
+    clip_value: float | None = None
+
+    def __post_init__(self):
+        self._check_common()
+        try:
+            first, second = self.betas
+        except (TypeError, ValueError):
+            raise ValueError(f"betas: two numbers are required, such as (0.9, 0.999); got {self.betas!r}") from None
+        betas = _check.fraction("betas", first), _check.fraction("betas", second)
+        self._settle(betas=betas, eps=_check.real("eps", self.eps, 0.0))
+
+    def _moments(self):
+        return ("mean", "square")
+
+    def _apply(self, params, grad, moments, clip, rate, step):
+        self._adam(params, grad, moments, clip, rate, step, self.weight_decay, 1.0)
+
+    def _adam(self, params, grad, moments, clip, rate, step, decay, keep):
+        first, second = self.betas
+        stride = rate / (1.0 - first ** (step + 1))
+        root = math.sqrt(1.0 - second ** (step + 1))
+        kept = moments["mean"], moments["square"]
+        _adam(params, grad, kept, clip, (decay, keep), self.betas, (stride, root), self.eps)
+
+
+@dataclass(frozen=True)
+class AdamW(Adam):
+    """Adam with the weight decay taken from the weights, past the moments: p *= 1 - rate weight_decay first.
+
+    Loshchilov & Hutter 2019, algorithm 2, with the decay scaled by the learning rate as in PyTorch. Parameters as
+    `Adam`.
+
+    Examples
+    --------
+    >>> from fastrnn.optimizers import AdamW
+    >>> AdamW().weight_decay
+    0.01
+    """
+
+    weight_decay: float = 0.01
+
+    def _apply(self, params, grad, moments, clip, rate, step):
+        self._adam(params, grad, moments, clip, rate, step, 0.0, 1.0 - rate * self.weight_decay)
+
+
+REGISTRY = {kind.__name__: kind for kind in (SGD, RMSprop, Adam, AdamW)}
+
+
+def from_config(config: dict) -> Optimizer:
+    """The optimizer that `config` describes, of the kinds in `REGISTRY` and no others."""
+    options = {name: schedules.from_config(v) if isinstance(v, dict) else v for name, v in dict(config).items()}
+    return REGISTRY[_check.choice("optimizer", options.pop("kind", None), REGISTRY)](**options)
+
+
+def global_norm(grads: Params) -> float:
+    """The Euclidean norm over all arrays, summed in float64 in one fixed order; NaN or inf if any element is.
+
+    Examples
+    --------
+    >>> from fastrnn._params import Params
+    >>> from fastrnn.optimizers import global_norm
+    >>> grads = Params({"a": (1,), "b": (1, 1)}, "float32")
+    >>> grads["a"], grads["b"] = 3.0, 4.0
+    >>> global_norm(grads)
+    5.0
+    """
+    flat = np.require(grads.flat, requirements=["C", "A", "W"])
+    norm = _norm(flat)
+    if 1e-140 < norm < math.inf:
+        return norm
+    largest = float(np.abs(flat).max(initial=0.0))  # squares of float64 leave its range long before the norm does
+    if largest == 0.0 or not math.isfinite(largest):
+        return largest
+    return largest * _norm(flat / largest)
+
+
+def _norm(flat: np.ndarray, limit: float = math.inf) -> float:
+    """Of the elements clipped to [-limit, limit], straight from their squares."""
+    return math.sqrt(_sum_of_squares(flat, limit, np.zeros(LANES)))
+
+
+def _blame(grads: Params, norm: float) -> str:
+    """The sentence that names the first array that is not finite."""
+    for name, array in grads.items():
+        if not np.isfinite(array).all():
+            place = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+            return f"grads: finite numbers are required; {name!r} has {array[place]} at {place}"
+    return f"grads: a finite norm is required; got {norm}, from elements up to {np.abs(grads.flat).max()},"
+
+
+# Kernels over flat vectors of one dtype: p, m, v and s are changed, g is not; clip is (limit, coefficient) ------------
+
+
+@pointwise
+def _clipped(g, clip):
+    limit, coefficient = clip
+    return min(max(np.float64(g), -limit), limit) * coefficient
+
+
+@kernel
+def _sum_of_squares(g, limit, lanes):
+    """Of the elements clipped to [-limit, limit]: interleaved sums in `lanes`, 0 before; then those and the rest."""
+    rows, total = g.size // lanes.size, 0.0
+    for i in range(rows):
+        row = g[i * lanes.size : (i + 1) * lanes.size]
+        for j in range(lanes.size):
+            x = min(max(np.float64(row[j]), -limit), limit)
+            lanes[j] += x * x
+    for j in range(lanes.size):
+        total += lanes[j]
+    for i in range(rows * lanes.size, g.size):
+        x = min(max(np.float64(g[i]), -limit), limit)
+        total += x * x
+    return total
+
+
+@kernel
+def _descent(p, g, clip, rate, decay):
+    for i in range(p.size):
+        w = np.float64(p[i])
+        p[i] = w - rate * (_clipped(g[i], clip) + decay * w)
+
+
+@kernel
+def _momentum(p, g, v, clip, rate, decay, momentum, nesterov):
+    for i in range(p.size):
+        w = np.float64(p[i])
+        d = _clipped(g[i], clip) + decay * w
+        velocity = momentum * np.float64(v[i]) + d
+        v[i] = velocity
+        p[i] = w - rate * (d + momentum * velocity if nesterov else velocity)
+
+
+@kernel
+def _rmsprop(p, g, moments, clip, rate, decay, keep, eps):
+    """moments (square, mean, velocity), the last two empty where unused; keep (alpha, momentum)."""
+    s, m, v = moments
+    alpha, momentum = keep
+    centered = m.size > 0
+    for i in range(p.size):
+        w = np.float64(p[i])
+        d = _clipped(g[i], clip) + decay * w
+        square = alpha * np.float64(s[i]) + (1.0 - alpha) * d * d
+        s[i] = square
+        if centered:
+            mean = alpha * np.float64(m[i]) + (1.0 - alpha) * d
+            m[i] = mean
+            square = max(square - mean * mean, 0.0)  # rounding must not make a variance negative
+        change = d / (math.sqrt(square) + eps)
+        if momentum > 0.0:
+            change += momentum * np.float64(v[i])
+            v[i] = change
+        p[i] = w - rate * change
+
+
+@kernel
+def _adam(p, g, moments, clip, decay, betas, scale, eps):
+    """moments (mean, square); decay (what g gets of p, factor of p); scale (stride, root of 1 - beta2^t)."""
+    m, v = moments
+    added, keep = decay
+    first, second = betas
+    stride, root = scale
+    for i in range(p.size):
+        w = np.float64(p[i])
+        d = _clipped(g[i], clip) + added * w
+        mean = first * np.float64(m[i]) + (1.0 - first) * d
+        square = second * np.float64(v[i]) + (1.0 - second) * d * d
+        m[i] = mean
+        v[i] = square
+        p[i] = w * keep - stride * mean / (math.sqrt(square) / root + eps)
