@@ -1,5 +1,7 @@
 """The container, models and checkpoints: exact round trips, and one exception for everything that is not sound."""
 
+import copy
+import functools
 import hashlib
 import json
 import math
@@ -16,6 +18,10 @@ from hypothesis import strategies as st
 from fastrnn import io
 from fastrnn._params import Params
 from fastrnn.io import FileFormatError
+from fastrnn.layers.feedforward import Dropout, Embedding, Linear
+from fastrnn.layers.networks import GRU
+from fastrnn.losses import CrossEntropy
+from fastrnn.model import Model
 
 ARRAYS = {
     "weight": np.arange(6, dtype="float32").reshape(2, 3),
@@ -386,6 +392,34 @@ def test_headers_without_a_model_are_refused(path, fake_model, header):
     io.write(path, header, {})
     with pytest.raises(FileFormatError):
         io.load(path)
+
+
+def places(tree, place=()):
+    """The paths to all values in nested dicts and lists."""
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    for key, value in items:
+        yield (*place, key)
+        yield from places(value, (*place, key))
+
+
+def test_a_real_model_with_anything_changed_is_refused_or_loaded(path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    model = Model(
+        Embedding(5, 3), Dropout(0.1), GRU(3, 4, num_layers=2, bidirectional=True), Linear(8, 2), loss=CrossEntropy()
+    )
+    io.save(model, path)
+    header, arrays = io.read(path)
+    assert_same_bits(io.load(path).params.flat, model.params.flat)
+    for place in places(header):
+        for value in (None, -1, 10**20, 0.5, "x", [], {}):
+            changed = copy.deepcopy(header)
+            parent = functools.reduce(lambda tree, key: tree[key], place[:-1], changed)
+            parent[place[-1]] = value
+            io.write(path, changed, arrays)
+            try:
+                assert_same_bits(io.load(path).params.flat, model.params.flat)
+            except FileFormatError:
+                pass
 
 
 def test_kinds_are_told_apart(path):

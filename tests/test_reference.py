@@ -332,6 +332,16 @@ def test_masks_scale_what_they_stand_on():
     close(got, y)
 
 
+@pytest.mark.parametrize(("cell", "options"), VARIANTS, ids=IDS)
+def test_a_mask_on_the_recurrent_operand_is_a_scaling_of_the_columns_it_meets(cell, options):
+    """U (m h) = (U diag m) h, with one m for all sequences; IndRNN has no recurrent product."""
+    params, x, state = case(cell, options)
+    m = np.random.default_rng(1).uniform(size=H)
+    got, _ = ref.network(cell, options, params, x, state, masks=[(None, [np.tile(m, (B, 1))])])
+    scaled = params if cell == "indrnn" else params | {"weight_hh_l0": params["weight_hh_l0"] * m}
+    close(got, ref.network(cell, options, scaled, x, state)[0])
+
+
 def test_details_show_every_step():
     settings = {"num_layers": 2, "bidirectional": True}
     params, x, state = case("lstm", {}, **settings)
@@ -415,6 +425,24 @@ def test_gradients_at_steps_chain_to_those_of_parameters_and_state():
     close(dh[LENGTHS - 1, np.arange(B)], dy[LENGTHS - 1, np.arange(B)])  # y_t counts as h_t
 
 
+@pytest.mark.parametrize(("cell", "options"), VARIANTS, ids=IDS)
+def test_gradients_at_steps_sum_to_those_of_the_biases(cell, options):
+    """A bias adds to its pre-activation at every valid step of every sequence."""
+    settings = {"num_layers": 2, "bidirectional": True}
+    params, x, state = case(cell, options, **settings)
+    _, _, seen = ref.network(cell, options, params, x, state, LENGTHS, **settings, details=True)
+    names = [name for name in seen if name.startswith("a_")]
+    dy = np.random.default_rng(1).standard_normal((T, B, 2 * H))
+    gradients = ref.network_gradient(cell, options, params, x, state, LENGTHS, dy=dy, details=names, **settings)
+    gates = ref.gates_of(cell, options)
+    assert set(names) - {"a_u_n"} == {f"a_{gate}" for gate in gates}
+    for name, (place, suffix) in itertools.product(names, enumerate(("_l0", "_l0_reverse", "_l1", "_l1_reverse"))):
+        bias = gradients.params[("bias_hh" if name == "a_u_n" else "bias_ih") + suffix]
+        row = gates.index(name[-1]) * H
+        assert gradients.details[name].any()
+        close(gradients.details[name][place].sum(axis=(0, 1)), bias[row : row + H])
+
+
 @pytest.mark.parametrize(("window", "stride"), [(1, 1), (3, 1), (2, 2), (5, 2), (4, 3), (1, 3), (6, 6), (9, 9)])
 def test_truncated_bptt_of_a_scalar_linear_network_has_its_closed_form(window, stride):
     """h_t = w h_{t-1} + x_t, an update at u: dL/dw = sum over errors t in the stride, sources s in [u - window, t), of w^(t-1-s) h_s."""
@@ -452,6 +480,25 @@ def test_truncated_bptt_whose_window_is_everything_is_bptt():
             close(sum(part.params[name] for part in parts), whole.params[name])
     short = ref.bptt_truncated("gru", {}, params, x, state, LENGTHS, window=2, stride=2, dy=dy, dstate=dstate, num_layers=2)
     assert ref.normwise(sum(part.params["weight_hh_l0"] for part in short), whole.params["weight_hh_l0"]) > 0.01
+
+
+def test_truncated_bptt_of_ragged_sequences_is_that_of_whole_ones_without_errors_beyond_their_ends():
+    params, x, state = case("lstm", {}, num_layers=2)
+    dy = np.random.default_rng(1).standard_normal((T, B, H))
+    settings = {"window": 3, "stride": 2, "num_layers": 2}
+    ragged = ref.bptt_truncated("lstm", {}, params, x, state, LENGTHS, dy=dy, **settings)
+    inside = (np.arange(T)[:, None] < LENGTHS)[..., None]
+    whole = ref.bptt_truncated("lstm", {}, params, x, state, dy=dy * inside, **settings)
+    for a, b in zip(ragged, whole, strict=True):
+        close(a.x, b.x)
+        for name in params:
+            close(a.params[name], b.params[name])
+
+
+def test_selu_has_all_the_digits_of_longdouble():
+    x, digits = np.array([1.0, -1e4], np.longdouble), np.finfo(np.longdouble).eps
+    wanted = [np.longdouble("1.0507009873554804934193349852946"), np.longdouble("-1.7580993408473768599402175208123")]
+    np.testing.assert_allclose(ref.selu(x), wanted, rtol=2 * float(digits), atol=0)
 
 
 @pytest.mark.parametrize(("cell", "options"), VARIANTS, ids=IDS)

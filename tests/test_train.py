@@ -100,7 +100,7 @@ def columns(history):
     ]
 
 
-# What is learned and reported ----------------------------------------------------------------------------------------
+# What is learned and reported -----------------------------------------------------------------------------------------
 
 
 def test_the_task_is_learned_and_the_history_says_so():
@@ -178,7 +178,7 @@ def test_schedules_count_updates():
     assert history.steps["learning_rate"].tolist() == [schedule(step) for step in range(6)]
 
 
-# Forms of data -------------------------------------------------------------------------------------------------------
+# Forms of data --------------------------------------------------------------------------------------------------------
 
 
 def test_arrays_batches_lists_and_iterables_are_the_same_data():
@@ -303,7 +303,7 @@ def test_bad_arguments_are_named_before_anything_happens(options, error, message
     assert not model.params.flat.any()
 
 
-# Validation and callbacks --------------------------------------------------------------------------------------------
+# Validation and callbacks ---------------------------------------------------------------------------------------------
 
 
 def test_validation_is_the_mean_over_all_targets_and_changes_nothing():
@@ -439,7 +439,7 @@ def test_early_stopping_can_serve_again_and_names_what_it_could_monitor():
         EarlyStopping(patience=0)
 
 
-# Numbers that are not finite -----------------------------------------------------------------------------------------
+# Numbers that are not finite ------------------------------------------------------------------------------------------
 
 
 class Bad(Line):
@@ -502,7 +502,7 @@ def test_large_finite_weights_are_no_overflow():
     assert np.isfinite(model.params.flat).all()
 
 
-# Interrupts and resumption -------------------------------------------------------------------------------------------
+# Interrupts and resumption --------------------------------------------------------------------------------------------
 
 
 class Ticks:
@@ -745,7 +745,7 @@ def test_a_checkpoint_is_never_half_written(tmp_path, monkeypatch):
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["checkpoint"]
 
 
-# A real network -----------------------------------------------------------------------------------------------------
+# A real network -------------------------------------------------------------------------------------------------------
 
 
 def network():
@@ -754,7 +754,7 @@ def network():
 
 
 def signs(n=24, T=9, seed=0):
-    """At every step, whether the inputs so far sum to more than zero; sequences of different lengths, NaN behind them."""
+    """At every step, whether the inputs so far sum to more than zero; lengths differ, and NaN lies behind them."""
     rng = np.random.default_rng(seed)
     x, lengths = rng.normal(size=(T, n, 2)).astype("float32"), rng.integers(1, T + 1, n)
     target = (x[:, :, 0].cumsum(0) > 0).astype(int)
@@ -774,7 +774,7 @@ def test_a_network_learns_and_resumes_bit_for_bit(bptt, tmp_path):
     np.testing.assert_allclose(history["validation_loss"][-1], whole["loss"], rtol=1e-6)
 
     path = tmp_path / "checkpoint"
-    for at in (1, 7, 11, 13, None):
+    for at in (1, 4, 7, 9, None):
         ticks, resumed = Ticks(at), network()
 
         class Interrupt(Callback):

@@ -2,6 +2,7 @@
 
 from functools import cache
 from importlib import import_module
+from inspect import signature
 from pkgutil import iter_modules
 
 from .. import _check
@@ -16,8 +17,16 @@ CELLS = {
 }
 
 
-@cache
-def build(name: str, options: tuple[tuple[str, object], ...] = ()) -> Cell:
+def build(name: str, **options) -> Cell:
     """The cell `name` with `options`; the same object for the same options, so that its kernels are compiled once."""
     _check.choice("cell", name, CELLS)
+    known = signature(CELLS[name]).parameters
+    for option in options:
+        if option not in known:
+            raise TypeError(f"cell_options: for {name!r} one of {', '.join(known)} is required; got {option!r}")
+    return _build(name, tuple((option, options.get(option, known[option].default)) for option in known))
+
+
+@cache
+def _build(name: str, options: tuple[tuple[str, object], ...]) -> Cell:
     return CELLS[name](**dict(options))

@@ -43,9 +43,9 @@ class Cell(NamedTuple):
     defaults : tuple of float
         Initial value of each of `parameters`; None draws it as the weights are drawn.
     modulate, modulate_backward : callable, optional
-        Where a slot is `modulated` (one, the last): ``modulate(a, s, p) -> u`` gives the operand of its recurrent product once the
-        other slots are summed; ``modulate_backward(a, s, p, du) -> (da, ds)`` what a gradient of u adds to theirs.
-        Here `a` is the tape's `saved` tuple in backward.
+        Where a slot is `modulated` (one, the last): ``modulate(a, h, p) -> u`` gives the operand of its recurrent product, once the
+        other slots are summed; ``modulate_backward(saved, h, p, du) -> (u, da, ds)`` the operand again, and what a gradient of it
+        adds to those of the slots and of the states.
     """
 
     name: str

@@ -40,8 +40,8 @@ def _after(gate, dgate, squash, dsquash) -> Cell:
 
 def _before(gate, dgate, squash, dsquash) -> Cell:
     @pointwise
-    def modulate(a, s, p):
-        return gate(a[0]) * s[0]
+    def modulate(a, h, p):
+        return gate(a[0]) * h
 
     @pointwise
     def step(a, s, p):
@@ -58,8 +58,8 @@ def _before(gate, dgate, squash, dsquash) -> Cell:
         return (zero, dh * (h - n) * dgate(z), dh * (type(h)(1.0) - z) * dsquash(n)), (dh * z,), ()
 
     @pointwise
-    def modulate_backward(saved, s, p, du):
-        r, (h,) = saved[0], s
+    def modulate_backward(saved, h, p, du):
+        r = saved[0]
         zero = type(h)(0.0)
         return r * h, (du * h * dgate(r), zero, zero), (du * r,)
 

@@ -164,7 +164,7 @@ class Recurrent:
         seed: int = 0,
     ):
         self.cell_options = dict(cell_options or {})
-        self.cell = build(cell, tuple(sorted(self.cell_options.items()))) if isinstance(cell, str) else cell
+        self.cell = build(cell, **self.cell_options) if isinstance(cell, str) else cell
         if not isinstance(self.cell, Cell):
             raise TypeError(f"cell: the name of a cell or a fastrnn.Cell is required; got {type(cell).__name__}")
         self.input_size = _check.integer("input_size", input_size, minimum=1)

@@ -184,28 +184,28 @@ def add_product(a, M, K, dz, z0, width, block, target):
 
 
 @loop
-def scatter_inputs(dxs, batch, member, first, count, reverse, begin, end, dx):
-    """The inverse of `gather_inputs`, from the first columns of dxs."""
+def gather_inputs(x, order, lengths, first, count, reverse, begin, end, xs):
+    """Copy the valid rows of steps [begin, end) of x (T, B, D) into xs, step by step; return how many."""
     k, active = 0, count
     for s in range(begin, end):
-        active = active_rows(batch.order, batch.lengths, first, active, s)
+        active = active_rows(order, lengths, first, active, s)
         for r in range(active):
-            b = batch.order[first + r]
-            copy_row(dxs[k], dx[batch.lengths[b] - 1 - s if reverse else s, b])
+            b = order[first + r]
+            copy_row(x[lengths[b] - 1 - s if reverse else s, b], xs[k])
             k += 1
+    return k
 
 
 @loop
-def gather_inputs(batch, member, first, count, reverse, begin, end, xs):
-    """Copy the valid rows of steps [begin, end) into xs, step by step; return how many."""
-    x, k, active = batch.x[member % batch.x.shape[0]], 0, count
+def scatter_inputs(dxs, order, lengths, first, count, reverse, begin, end, dx):
+    """The inverse of `gather_inputs`, from the first columns of dxs."""
+    k, active = 0, count
     for s in range(begin, end):
-        active = active_rows(batch.order, batch.lengths, first, active, s)
+        active = active_rows(order, lengths, first, active, s)
         for r in range(active):
-            b = batch.order[first + r]
-            copy_row(x[batch.lengths[b] - 1 - s if reverse else s, b], xs[k])
+            b = order[first + r]
+            copy_row(dxs[k], dx[lengths[b] - 1 - s if reverse else s, b])
             k += 1
-    return k
 
 
 @cache
@@ -226,83 +226,90 @@ def make_forward(cell):
             put_saved(saved, j, kept)
 
     @loop
-    def modulate_units(a, s, p, u):
-        for j in range(s.shape[1]):
-            u[j] = modulate(take_gates(a, j), take_states(s, j), take_unit(p, j))
+    def modulate_units(a, h, p, u):
+        for j in range(h.shape[0]):
+            u[j] = modulate(take_gates(a, j), h[j], take_unit(p, j))
 
     @loop
-    def recur(member, first, active, k, batch, weights, scratch):
-        """Add the recurrent products of one step to its rows of z, the first of which is row k."""
-        s, z, operand = scratch.s, scratch.z, scratch.operand
-        H, Hp, width = s.shape[2], operand.shape[1], z.shape[1] * z.shape[2]
-        mask = batch.mask[member % batch.mask.shape[0]]
-        if recurrent:
-            for r in range(active):
-                copy_row(s[r, 0], operand[r, :H])
-                if mask.shape[0] > 0:
-                    scale_row(mask[batch.order[first + r]], operand[r, :H])
-            product(operand.reshape(-1), 0, Hp, 1, weights.recurrent[member], 0, 0, z.reshape(-1), k * width + rec0 * H, width,
-                    (active, weights.recurrent.shape[1] // H, H))  # fmt: skip
-        if modulated:
-            for r in range(active):
-                modulate_units(z[k + r], s[r], weights.unit[member], operand[r])
-                if mask.shape[0] > 0:
-                    scale_row(mask[batch.order[first + r]], operand[r, :H])
-            product(operand.reshape(-1), 0, Hp, 1, weights.modulated[member], 0, 0, z.reshape(-1), k * width + mod0 * H, width,
-                    (active, weights.modulated.shape[1] // H, H))  # fmt: skip
+    def prepare(s, order, first, active, mask, operand):
+        """The operand of the recurrent product: h, masked where there is a mask."""
+        for r in range(active):
+            copy_row(s[r, 0], operand[r, : s.shape[2]])
+            if mask.shape[0] > 0:
+                scale_row(mask[order[first + r]], operand[r, : s.shape[2]])
 
     @loop
-    def keep(member, tape, t, b, column, a, s_new, s, trace):
+    def prepare_modulated(z, s, unit, order, first, active, k, mask, operand):
+        """The operand of the second recurrent product, from slots that are complete."""
+        for r in range(active):
+            modulate_units(z[k + r], s[r, 0], unit, operand[r])
+            if mask.shape[0] > 0:
+                scale_row(mask[order[first + r]], operand[r, : s.shape[2]])
+
+    @loop
+    def keep(a, s_new, s, y, others, preactivations, tape, t, b):
         """One row's new states into the running state, y and the tape."""
         for i in range(S):
             copy_row(s_new[i], s[i])
-        copy_row(s_new[0], trace.y[member, t, b, column : column + s.shape[1]])
-        if trace.others.shape[1] > 0:
+        copy_row(s_new[0], y)
+        if others.shape[0] > 0:
             for i in range(1, S):
-                copy_row(s_new[i], trace.others[member, tape, b, i - 1])
-        if trace.preactivations.shape[1] > 0:
+                copy_row(s_new[i], others[tape, b, i - 1])
+        if preactivations.shape[0] > 0:
             for g in range(G):
-                copy_row(a[g], trace.preactivations[member, tape, b, g])
+                copy_row(a[g], preactivations[tape, b, g])
 
     @kernel
     def forward(first_item, last_item, span, batch, weights, trace, state, scratch):
         """Items [first, last) of members * slices. state (E, S, B, H): at span.begin on entry, at span.end on return."""
-        order, lengths, H, D = batch.order, batch.lengths, state.shape[3], batch.x.shape[3]
-        s, s_new, z, width = scratch.s, scratch.s_new, scratch.z, scratch.z.shape[1] * scratch.z.shape[2]
-        slices, recording = (order.shape[0] + span.rows - 1) // span.rows, trace.saved.shape[1] > 0
+        # unpacked once: every attribute of a tuple of arrays costs the compiler a copy of all of them
+        span_begin, span_end, offset, block, rows, reverse, column = span
+        x, order, lengths, mask = batch
+        w_input, w_recurrent, w_modulated, bias, unit = weights
+        xs, z, s, s_new, operand, _, _, _, row, _, _, _ = scratch
+        y, others, saved, preactivations = trace
+        B, H, D, Hp, width = order.shape[0], s.shape[2], x.shape[3], operand.shape[1], z.shape[1] * z.shape[2]
+        xs_flat, z_flat, operand_flat = xs.reshape(-1), z.reshape(-1), operand.reshape(-1)
+        slices = (B + rows - 1) // rows
         for item in range(first_item, last_item):
-            member, first = item // slices, (item % slices) * span.rows
-            count = min(span.rows, order.shape[0] - first)
+            member, first = item // slices, (item % slices) * rows
+            count, mask_e, unit_e = min(rows, B - first), mask[member % mask.shape[0]], unit[member]
+            x_e, y_e, others_e, saved_e, preactivations_e = x[member % x.shape[0]], y[member], others[member], saved[member], preactivations[member]
             for r in range(count):
                 for i in range(S):
                     copy_row(state[member, i, order[first + r]], s[r, i])
-            begin = span.begin
-            while begin < span.end:
-                end = min(span.end, (begin // span.block + 1) * span.block)
-                total = gather_inputs(batch, member, first, count, span.reverse, begin, end, scratch.x)
+            begin = span_begin
+            while begin < span_end:
+                end = min(span_end, (begin // block + 1) * block)
+                total = gather_inputs(x_e, order, lengths, first, count, reverse, begin, end, xs)
                 for k in range(total):
-                    copy_row(weights.bias[member], z.reshape(-1)[k * width : (k + 1) * width])
-                product(scratch.x.reshape(-1), 0, D, 1, weights.input[member], 0, 0, z.reshape(-1), in0 * H, width,
-                        (total, weights.input.shape[1] // D, D))  # fmt: skip
+                    copy_row(bias[member], z_flat[k * width : (k + 1) * width])
+                product(xs_flat, 0, D, 1, w_input[member], 0, 0, z_flat, in0 * H, width, (total, w_input.shape[1] // D, D))
                 k, active = 0, count
                 for step_number in range(begin, end):
                     active = active_rows(order, lengths, first, active, step_number)
-                    recur(member, first, active, k, batch, weights, scratch)
-                    tape = step_number - span.offset
+                    if recurrent:
+                        prepare(s, order, first, active, mask_e, operand)
+                        product(operand_flat, 0, Hp, 1, w_recurrent[member], 0, 0, z_flat, k * width + rec0 * H, width,
+                                (active, w_recurrent.shape[1] // H, H))  # fmt: skip
+                    if modulated:
+                        prepare_modulated(z, s, unit_e, order, first, active, k, mask_e, operand)
+                        product(operand_flat, 0, Hp, 1, w_modulated[member], 0, 0, z_flat, k * width + mod0 * H, width,
+                                (active, w_modulated.shape[1] // H, H))  # fmt: skip
+                    tape = step_number - offset
                     for r in range(active):
                         b = order[first + r]
-                        saved = trace.saved[member, tape, b] if recording else scratch.row[0]
-                        units(z[k + r], s[r], weights.unit[member], s_new[r], saved)
-                        t = lengths[b] - 1 - step_number if span.reverse else step_number
-                        keep(member, tape, t, b, span.column, z[k + r], s_new[r], s[r], trace)
+                        t = lengths[b] - 1 - step_number if reverse else step_number
+                        units(z[k + r], s[r], unit_e, s_new[r], saved_e[tape, b] if saved_e.shape[0] > 0 else row[0])
+                        keep(z[k + r], s_new[r], s[r], y_e[t, b, column : column + H], others_e, preactivations_e, tape, t, b)
                     k += active
                 begin = end
             for r in range(count):
                 b = order[first + r]
                 for i in range(S):
                     copy_row(s[r, i], state[member, i, b])
-                for t in range(max(span.begin, lengths[b]), span.end):  # beyond the end, in both directions
-                    clear_row(trace.y[member, t, b, span.column : span.column + H])
+                for t in range(max(span_begin, lengths[b]), span_end):  # beyond the end, in both directions
+                    clear_row(y_e[t, b, column : column + H])
 
     return forward
 
@@ -328,9 +335,9 @@ def make_backward(cell):
             put_unit(dp, j, unit)
 
     @loop
-    def modulate_units(saved, s, p, du, u, da, ds):
-        for j in range(s.shape[1]):
-            operand, gates, states = modulate_backward(take_saved(saved, j), take_states(s, j), take_unit(p, j), du[j])
+    def modulate_units(saved, h, p, du, u, da, ds):
+        for j in range(h.shape[0]):
+            operand, gates, states = modulate_backward(take_saved(saved, j), h[j], take_unit(p, j), du[j])
             u[j] = operand
             for g in range(G):
                 da[g, j] += gates[g]
@@ -338,129 +345,134 @@ def make_backward(cell):
                 ds[i, j] += states[i]
 
     @loop
-    def load_states(member, b, step_number, span, batch, trace, start, old, new):
-        """States before and after a step, from y, the tape, and the start state."""
-        H = old.shape[1]
-        t = batch.lengths[b] - 1 - step_number if span.reverse else step_number
-        copy_row(trace.y[member, t, b, span.column : span.column + H], new[0])
+    def load_states(y, others, start, column, offset, reverse, step_number, t, b, old, new):
+        """States before and after a step, from y, the tape, and the start state (S, B, H)."""
+        H, tape = old.shape[1], step_number - offset
+        copy_row(y[t, b, column : column + H], new[0])
         for i in range(1, S):
-            copy_row(trace.others[member, step_number - span.offset, b, i - 1], new[i])
-        if step_number > span.offset:
-            copy_row(trace.y[member, t + 1 if span.reverse else t - 1, b, span.column : span.column + H], old[0])
+            copy_row(others[tape, b, i - 1], new[i])
+        if step_number > offset:
+            copy_row(y[t + 1 if reverse else t - 1, b, column : column + H], old[0])
             for i in range(1, S):
-                copy_row(trace.others[member, step_number - 1 - span.offset, b, i - 1], old[i])
+                copy_row(others[tape - 1, b, i - 1], old[i])
         else:
             for i in range(S):
-                copy_row(start[member, i, b], old[i])
+                copy_row(start[i, b], old[i])
 
     @loop
-    def receive(member, b, step_number, span, batch, flow, ds):
+    def receive(dy, dstates, column, tape, t, b, ds):
         """dL/dy of this step into one row's dL/dstate, which is then complete."""
-        if flow.dy.shape[1] > 0:
-            t = batch.lengths[b] - 1 - step_number if span.reverse else step_number
-            add_row(flow.dy[member, t, b, span.column : span.column + ds.shape[1]], ds[0])
-        if flow.dstates.shape[1] > 0:
+        if dy.shape[0] > 0:
+            add_row(dy[t, b, column : column + ds.shape[1]], ds[0])
+        if dstates.shape[0] > 0:
             for i in range(S):
-                copy_row(ds[i], flow.dstates[member, step_number - span.offset, b, i])
+                copy_row(ds[i], dstates[tape, b, i])
 
     @loop
-    def recur(member, first, active, k, step_number, span, batch, weights, trace, start, limit, cut, scratch):
-        """Through the recurrent products of one step: completes its rows of dz, and dL/dstate of the step before."""
-        s_old, z, operand, row, held, u = scratch.s_new, scratch.z, scratch.operand, scratch.row, scratch.held, scratch.u
-        H, Hp, width = s_old.shape[2], operand.shape[1], z.shape[1] * z.shape[2]
-        mask = batch.mask[member % batch.mask.shape[0]]
-        if modulated:
-            clear_row(operand.reshape(-1)[: active * Hp])
-            product(z.reshape(-1), k * width + mod0 * H, width, 1, weights.modulated[member], 0, 0, operand.reshape(-1), 0, Hp,
-                    (active, Hp, (mod1 - mod0) * H))  # fmt: skip
-            for r in range(active):
-                b = batch.order[first + r]
-                load_states(member, b, step_number, span, batch, trace, start, row[0], row[1])
-                if mask.shape[0] > 0:
-                    scale_row(mask[b], operand[r, :H])
-                saved = trace.saved[member, step_number - span.offset, b]
-                modulate_units(saved, row[0], weights.unit[member], operand[r], u[k + r], z[k + r], s_old[r])
-                if mask.shape[0] > 0:
-                    scale_row(mask[b], u[k + r])
+    def finish(z, held, order, first, active, k, mask, limit, cut):
+        """Clip the rows of dz of one step, and mask the operands they will be multiplied with."""
         for r in range(active):
             if limit < np.inf:
                 clip_row(z[k + r], limit, cut)
             if mask.shape[0] > 0:
-                scale_row(mask[batch.order[first + r]], held[k + r])
-        if recurrent:
-            clear_row(operand.reshape(-1)[: active * Hp])
-            product(z.reshape(-1), k * width + rec0 * H, width, 1, weights.recurrent[member], 0, 0, operand.reshape(-1), 0, Hp,
-                    (active, Hp, (rec1 - rec0) * H))  # fmt: skip
-            for r in range(active):
-                if mask.shape[0] > 0:
-                    scale_row(mask[batch.order[first + r]], operand[r, :H])
-                add_row(operand[r, :H], s_old[r, 0])
+                scale_row(mask[order[first + r]], held[k + r])
 
     @loop
-    def add_parameters(item, total, scratch, sums):
-        """A block's parameter gradients: inputs and operands against dz, each block summed apart before it is added."""
-        x, z, held, u, H, D = scratch.x, scratch.z, scratch.held, scratch.u, scratch.z.shape[2], scratch.x.shape[1]
-        width = z.shape[1] * H
-        add_product(x.reshape(-1), D, total, z.reshape(-1), in0 * H, width, scratch.block, sums.input[item])
-        if recurrent:
-            add_product(held.reshape(-1), H, total, z.reshape(-1), rec0 * H, width, scratch.block, sums.recurrent[item])
-        if modulated:
-            add_product(u.reshape(-1), H, total, z.reshape(-1), mod0 * H, width, scratch.block, sums.modulated[item])
-        bias = scratch.block[:width]
+    def pass_on(operand, ds_old, ds, z, dpreactivations, order, first, active, k, mask, tape):
+        """dL/dstate of the step before, from the recurrent product and the direct part, becomes the running one."""
+        for r in range(active):
+            if recurrent:
+                if mask.shape[0] > 0:
+                    scale_row(mask[order[first + r]], operand[r, : ds.shape[2]])
+                add_row(operand[r, : ds.shape[2]], ds_old[r, 0])
+            for i in range(S):
+                copy_row(ds_old[r, i], ds[r, i])
+            if dpreactivations.shape[0] > 0:
+                for g in range(G):
+                    copy_row(z[k + r, g], dpreactivations[tape, order[first + r], g])
+
+    @loop
+    def add_vectors(z_flat, total, width, block, dunit, bias_sum, unit_sum):
+        """A block's gradients of the biases and of the unit parameters."""
+        bias = block[:width]
         clear_row(bias)
         for k in range(total):
-            add_row(z.reshape(-1)[k * width : (k + 1) * width], bias)
-        add_row(bias, sums.bias[item])
+            add_row(z_flat[k * width : (k + 1) * width], bias)
+        add_row(bias, bias_sum)
         for i in range(P):
-            add_row(scratch.unit[i], sums.unit[item, i])
+            add_row(dunit[i], unit_sum[i])
 
     @kernel
     def backward(first_item, last_item, span, batch, weights, trace, start, sums, flow, dstate, limit, scratch):
         """Items [first, last). start (E, S, B, H): the state at span.offset; dstate: dL/dstate at span.end, then at span.begin."""
-        order, H, D, Dp = batch.order, dstate.shape[3], batch.x.shape[3], scratch.dx.shape[1]
-        ds, ds_old, z, row, counts = scratch.s, scratch.s_new, scratch.z, scratch.row, scratch.counts
-        slices, width = (order.shape[0] + span.rows - 1) // span.rows, z.shape[1] * z.shape[2]
+        span_begin, span_end, offset, block, rows, reverse, column = span
+        x, order, lengths, mask = batch
+        w_input, w_recurrent, w_modulated, _, unit = weights
+        xs, z, ds, ds_old, operand, held, u, dxs, row, dunit, block_sum, counts = scratch
+        y, others, saved, _ = trace
+        dy, dx, dstates, dpreactivations = flow
+        B, H, D, Hp, Dp, width = order.shape[0], ds.shape[2], x.shape[3], operand.shape[1], dxs.shape[1], z.shape[1] * z.shape[2]
+        xs_flat, z_flat, operand_flat, held_flat, u_flat, dxs_flat = (
+            xs.reshape(-1), z.reshape(-1), operand.reshape(-1), held.reshape(-1), u.reshape(-1), dxs.reshape(-1)
+        )  # fmt: skip
+        slices = (B + rows - 1) // rows
         for item in range(first_item, last_item):
-            member, first = item // slices, (item % slices) * span.rows
-            count = min(span.rows, order.shape[0] - first)
+            member, first = item // slices, (item % slices) * rows
+            count, mask_e, unit_e, start_e = min(rows, B - first), mask[member % mask.shape[0]], unit[member], start[member]
+            x_e, y_e, others_e, saved_e = x[member % x.shape[0]], y[member], others[member], saved[member]
+            dy_e, dx_e, dstates_e, dpreactivations_e = dy[member], dx[member], dstates[member], dpreactivations[member]
             for r in range(count):
                 for i in range(S):
                     copy_row(dstate[member, i, order[first + r]], ds[r, i])
-            end = span.end
-            while end > span.begin:
-                begin = max(span.begin, (end - 1) // span.block * span.block)
-                total, active = gather_inputs(batch, member, first, count, span.reverse, begin, end, scratch.x), count
+            end = span_end
+            while end > span_begin:
+                begin = max(span_begin, (end - 1) // block * block)
+                total, active = gather_inputs(x_e, order, lengths, first, count, reverse, begin, end, xs), count
                 for step_number in range(begin, end):
-                    active = active_rows(order, batch.lengths, first, active, step_number)
+                    active = active_rows(order, lengths, first, active, step_number)
                     counts[step_number - begin] = active
                 for i in range(P):
-                    clear_row(scratch.unit[i])
+                    clear_row(dunit[i])
                 k = total
                 for step_number in range(end - 1, begin - 1, -1):
-                    active = counts[step_number - begin]
+                    active, tape = counts[step_number - begin], step_number - offset
                     k -= active
                     for r in range(active):
                         b = order[first + r]
-                        receive(member, b, step_number, span, batch, flow, ds[r])
-                        load_states(member, b, step_number, span, batch, trace, start, row[0], row[1])
-                        saved = trace.saved[member, step_number - span.offset, b]
-                        units(saved, row[0], row[1], weights.unit[member], ds[r], z[k + r], ds_old[r], row[2])
+                        t = lengths[b] - 1 - step_number if reverse else step_number
+                        receive(dy_e, dstates_e, column, tape, t, b, ds[r])
+                        load_states(y_e, others_e, start_e, column, offset, reverse, step_number, t, b, row[0], row[1])
+                        units(saved_e[tape, b], row[0], row[1], unit_e, ds[r], z[k + r], ds_old[r], row[2])
                         for i in range(P):
-                            add_row(row[2, i], scratch.unit[i])
-                        copy_row(row[0, 0], scratch.held[k + r])
-                    recur(member, first, active, k, step_number, span, batch, weights, trace, start, limit, sums.cut[item], scratch)
-                    for r in range(active):
-                        for i in range(S):
-                            copy_row(ds_old[r, i], ds[r, i])
-                        if flow.dpreactivations.shape[1] > 0:
-                            for g in range(G):
-                                copy_row(z[k + r, g], flow.dpreactivations[member, step_number - span.offset, order[first + r], g])
-                add_parameters(item, total, scratch, sums)
-                if flow.dx.shape[1] > 0:
-                    clear_row(scratch.dx.reshape(-1)[: total * Dp])
-                    product(z.reshape(-1), in0 * H, width, 1, weights.input[member], 0, 0, scratch.dx.reshape(-1), 0, Dp,
-                            (total, Dp, (in1 - in0) * H))  # fmt: skip
-                    scatter_inputs(scratch.dx, batch, member, first, count, span.reverse, begin, end, flow.dx[member])
+                            add_row(row[2, i], dunit[i])
+                        copy_row(row[0, 0], held[k + r])
+                    if modulated:
+                        clear_row(operand_flat[: active * Hp])
+                        product(z_flat, k * width + mod0 * H, width, 1, w_modulated[member], 0, 0, operand_flat, 0, Hp,
+                                (active, Hp, (mod1 - mod0) * H))  # fmt: skip
+                        for r in range(active):
+                            b = order[first + r]
+                            if mask_e.shape[0] > 0:
+                                scale_row(mask_e[b], operand[r, :H])
+                            modulate_units(saved_e[tape, b], held[k + r], unit_e, operand[r], u[k + r], z[k + r], ds_old[r])
+                            if mask_e.shape[0] > 0:
+                                scale_row(mask_e[b], u[k + r])
+                    finish(z, held, order, first, active, k, mask_e, limit, sums.cut[item])
+                    if recurrent:
+                        clear_row(operand_flat[: active * Hp])
+                        product(z_flat, k * width + rec0 * H, width, 1, w_recurrent[member], 0, 0, operand_flat, 0, Hp,
+                                (active, Hp, (rec1 - rec0) * H))  # fmt: skip
+                    pass_on(operand, ds_old, ds, z, dpreactivations_e, order, first, active, k, mask_e, tape)
+                add_product(xs_flat, D, total, z_flat, in0 * H, width, block_sum, sums.input[item])
+                if recurrent:
+                    add_product(held_flat, H, total, z_flat, rec0 * H, width, block_sum, sums.recurrent[item])
+                if modulated:
+                    add_product(u_flat, H, total, z_flat, mod0 * H, width, block_sum, sums.modulated[item])
+                add_vectors(z_flat, total, width, block_sum, dunit, sums.bias[item], sums.unit[item])
+                if dx_e.shape[0] > 0:
+                    clear_row(dxs_flat[: total * Dp])
+                    product(z_flat, in0 * H, width, 1, w_input[member], 0, 0, dxs_flat, 0, Dp, (total, Dp, (in1 - in0) * H))
+                    scatter_inputs(dxs, order, lengths, first, count, reverse, begin, end, dx_e)
                 end = begin
             for r in range(count):
                 for i in range(S):
