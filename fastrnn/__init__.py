@@ -2,7 +2,9 @@
 
 from . import data as data
 from . import initializers as initializers
+from . import math as math
 from . import schedules as schedules
+from ._jit import pointwise as pointwise
 from ._params import Params as Params
 from ._threads import get_num_threads as get_num_threads
 from ._threads import set_num_threads as set_num_threads

@@ -80,7 +80,12 @@ def _limits(x):
 
 def exp(x):
     """e**x for x <= 88 (float32) or 709 (float64), above which the argument is clamped; gradual underflow below."""
-    return cmath.exp(x) if isinstance(x, complex) else type(x)(math.exp(x))
+    return cmath.exp(x) if isinstance(x, complex) else type(x)(math.exp(min(x, _top(x))))
+
+
+def _top(x) -> float:
+    """The largest argument of exp, for plain Python."""
+    return 88.0 if type(x).__name__ == "float32" else 709.0
 
 
 @overload(exp, jit_options=INLINE)
@@ -103,7 +108,7 @@ def expm1(x):
     """e**x - 1 without cancellation near 0, for x <= 88 (float32) or 709 (float64)."""
     if isinstance(x, complex):
         return cmath.exp(x / 2) * 2 * cmath.sinh(x / 2)
-    return type(x)(math.expm1(x))
+    return type(x)(math.expm1(min(x, _top(x))))
 
 
 @overload(expm1, jit_options=INLINE)
@@ -123,7 +128,7 @@ def _expm1_overload(x):
 
 
 def tanh(x):
-    """Hyperbolic tangent, as m / (m + 2) with m = expm1(2 |x|), the sign put back: odd, monotone, 1 at infinity."""
+    """Hyperbolic tangent, of |x| with the sign put back: odd, monotone, 1 at infinity."""
     return cmath.tanh(x) if isinstance(x, complex) else type(x)(math.tanh(x))
 
 
@@ -134,17 +139,57 @@ def _tanh_overload(x):
     def tanh(x):
         f = type(x)
         a = abs(x)
-        a = f(one_at) if a > f(one_at) else a
-        p, t = _reduced(a + a)
-        scale = _power_of_two(t)
-        m = scale * p + (scale - f(1.0))
-        return math.copysign(m / (m + f(2.0)), x)
+        far = _tanh_far(a if not a > f(one_at) else f(one_at))
+        return math.copysign(_tanh_near(a) if a < f(0.35) else far, x)
 
     return tanh
 
 
+@pointwise
+def _tanh_far(a):
+    """1 - 2 / (e**2a + 1): every operation is monotone, and so is their chain."""
+    f = type(a)
+    p, t = _reduced(a + a)
+    scale = _power_of_two(t)
+    return f(1.0) - f(2.0) / (scale * p + (scale + f(1.0)))
+
+
+def _tanh_near(a):
+    """a + a**3 P(a**2) for 0 <= a < 0.35, P minimax: the correction is so small that its rounding never outweighs a step of a."""
+    raise NotImplementedError("only compiled code uses the polynomial; plain Python calls the math module")
+
+
+@overload(_tanh_near, jit_options=INLINE)
+def _tanh_near_overload(a):
+    if a == types.float32:
+
+        def near(a):
+            f = type(a)
+            z = a * a
+            p = f(0.01942095168) * z + f(-0.05372263273)
+            p = p * z + f(0.1333234894)
+            p = p * z + f(-0.33333321)
+            return a * z * p + a
+
+    else:
+
+        def near(a):
+            f = type(a)
+            z = a * a
+            p = f(0.00047463507538357465) * z + f(-0.0014306920552077987)
+            p = p * z + f(0.003589118149446514)
+            p = p * z + f(-0.008863024670018448)
+            p = p * z + f(0.021869479889706087)
+            p = p * z + f(-0.05396825377159457)
+            p = p * z + f(0.13333333333116645)
+            p = p * z + f(-0.33333333333332515)
+            return a * z * p + a
+
+    return near
+
+
 def sigmoid(x):
-    """Logistic function 1 / (1 + e**-x), from e = exp(-|x|) on both sides: no overflow, full relative accuracy in the tail."""
+    """Logistic function 1 / (1 + e**-x): monotone, no overflow, full relative accuracy in the tail."""
     if isinstance(x, complex):
         return 1 / (1 + cmath.exp(-x)) if x.real > 0 else cmath.exp(x) / (1 + cmath.exp(x))
     e = math.exp(-abs(x))
@@ -154,17 +199,15 @@ def sigmoid(x):
 @overload(sigmoid, jit_options=INLINE)
 def _sigmoid_overload(x):
     _, zero_at, _ = _limits(x)
-    down = 2.0**-64
 
     def sigmoid(x):
         f = type(x)
-        a = abs(x)
-        a = f(zero_at) if a > f(zero_at) else a
-        p, t = _reduced(-a)
-        scale = _power_of_two(t + f(64.0))
-        e = (scale * p + scale) * f(down)
-        numerator = e if x < f(0.0) else f(1.0)
-        return numerator / (f(1.0) + e)
+        a = f(zero_at) if -x > f(zero_at) else -x
+        a = f(-40.0) if a < f(-40.0) else a  # the sum below has rounded to 1 long before
+        p, t = _reduced(a)
+        # all times 2**-64, which changes no rounding, and e**104 stays finite; every operation is monotone
+        scale, one = _power_of_two(t - f(64.0)), f(2.0**-64)
+        return one / (scale * p + (scale + one))
 
     return sigmoid
 

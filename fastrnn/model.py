@@ -168,7 +168,7 @@ class Model:
     # What bptt works with
 
     def _inputs(self, x, lengths) -> tuple[np.ndarray, np.ndarray]:
-        """x as a contiguous array and lengths as int64; symbols beyond a sequence's end become 0."""
+        """x as a contiguous array and lengths as int64. Recurrent layers see to padding themselves; before others it is cleared."""
         first = self.layers[0]
         if isinstance(first, Embedding):
             x = np.asarray(x)
@@ -176,12 +176,12 @@ class Model:
             if x.ndim != rank:
                 raise ValueError(f"x: integers of shape {'(T, B)' if rank == 2 else f'(T, B, {first.group})'} are required; got shape {x.shape}")
             lengths = _check.lengths(lengths, *x.shape[:2])
-            valid = np.arange(x.shape[0])[:, None] < lengths
-            x = np.where(valid.reshape(valid.shape + (1,) * (rank - 2)), x, np.zeros((), x.dtype))
+            x = _cleared(x, lengths)
             return _check.integers("x", x, x.shape, 0, first.num_symbols - 1, meaning="(symbols)"), lengths
         size = next((layer.input_size for layer in self.layers if hasattr(layer, "input_size")), "D")
         x = _check.array("x", x, ("T", "B", size), self.dtype, meaning="(steps, batch, features)")
-        return x, _check.lengths(lengths, *x.shape[:2])
+        lengths = _check.lengths(lengths, *x.shape[:2])
+        return (x if isinstance(first, Recurrent) else _cleared(x, lengths)), lengths
 
     def _check_causal(self) -> None:
         for layer in self._recurrent:
@@ -295,6 +295,14 @@ class Model:
 def _add(a, b):
     """Sum of two states, each an array or a tuple of arrays."""
     return tuple(p + q for p, q in zip(a, b)) if isinstance(a, tuple) else a + b
+
+
+def _cleared(x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """x (T, B, ...) with 0 beyond each sequence's end."""
+    if (lengths == x.shape[0]).all():
+        return x
+    valid = np.arange(x.shape[0])[:, None] < lengths
+    return np.where(valid.reshape(valid.shape + (1,) * (x.ndim - 2)), x, np.zeros((), x.dtype))
 
 
 def _valid_sum(y: np.ndarray, lengths: np.ndarray) -> np.ndarray:

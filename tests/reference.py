@@ -413,7 +413,7 @@ def bptt_truncated(
     updates, previous = [], 0
     for time in [*range(stride, T, stride), T]:
         start = max(0, time - window)
-        _, at_start = network(cell, options, params, x[:start], state, np.minimum(lengths, start), num_layers)
+        _, at_start = network(cell, options, params, x[:start], state, lengths, num_layers)
         dy_since = None if dy is None else np.where(np.arange(start, time)[:, None, None] >= previous, dy[start:time], 0)
         gradients = network_gradient(
             cell, options, params, x[start:time], at_start, np.clip(lengths, start, time) - start,

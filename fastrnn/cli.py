@@ -1,0 +1,123 @@
+"""The command `fastrnn`: parse, call the public interface, print."""
+
+import argparse
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+
+from . import _check, losses, optimizers
+from ._jit import cache_folder
+from ._threads import get_num_threads
+from ._version import __version__
+from .cells import CELLS
+from .kernels.cpu.product import VECTOR_BYTES
+from .layers.feedforward import Embedding, Linear
+from .layers.recurrent import Recurrent
+from .model import Model
+
+PACKAGES = ("numpy", "scipy", "numba", "llvmlite", "matplotlib")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; the exit status, as `sys.exit` takes it."""
+    given = _parser().parse_args(arguments)
+    try:
+        return given.command(given)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fastrnn", description="Recurrent networks to train, dissect and scale.")
+    parser.add_argument("--version", action="version", version=f"fastrnn {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="command")
+    info = commands.add_parser("info", help="versions, device, threads, and the cache of compiled code")
+    info.set_defaults(command=_info)
+    warmup = commands.add_parser("warmup", help="compile ahead of time, once for this user and this version")
+    warmup.add_argument("--cells", nargs="*", choices=list(CELLS), default=list(CELLS), help="all by default", metavar="CELL")
+    warmup.add_argument("--dtypes", nargs="+", choices=_check.FLOATS, default=["float32"], help="float32 by default", metavar="DTYPE")
+    warmup.set_defaults(command=_warmup)
+    return parser
+
+
+def _info(given) -> int:
+    folder, rows = cache_folder(), {"fastrnn": __version__, "Python": platform.python_version()}
+    rows |= {name: _version(name) for name in PACKAGES}
+    rows["system"] = f"{platform.system()} {platform.machine()}"
+    rows["device"] = f"CPU, vectors of {8 * VECTOR_BYTES} bits"
+    rows["threads"] = str(get_num_threads())
+    rows["cache"] = str(folder) if folder else "none: no private folder can be written; every process compiles anew"
+    if folder:
+        rows["cache size"] = f"{_megabytes(folder):.1f} MB; {_megabytes(folder.parent):.1f} MB with earlier versions"
+    for name, value in rows.items():
+        print(f"{name:<11} {value}")
+    return 0
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _megabytes(folder: Path) -> float:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
+
+
+def _warmup(given) -> int:
+    if cache_folder() is None:
+        print("fastrnn: no private folder can be written, so what is compiled now is lost at the end", file=sys.stderr)
+    jobs = [job for dtype in given.dtypes for job in _jobs(given.cells, dtype)]
+    start = time.perf_counter()
+    for k, (label, job) in enumerate(jobs, 1):
+        print(f"[{k}/{len(jobs)}] {label} ...", end=" ", flush=True)
+        begin = time.perf_counter()
+        job()
+        print(f"{time.perf_counter() - begin:.1f} s", flush=True)
+    print(f"ready in {time.perf_counter() - start:.1f} s")
+    return 0
+
+
+def _jobs(cells: list[str], dtype: str) -> Iterator[tuple[str, Callable[[], object]]]:
+    """What to compile, as small runs of it: everything that `fit` needs with the cells' default options."""
+    for cell in cells:
+        yield f"{cell} {dtype}", lambda cell=cell: _run_cell(cell, dtype)
+    yield f"Linear and Embedding {dtype}", lambda: _gradient(Embedding(2, 1, dtype=dtype), Linear(1, 2, dtype=dtype))
+    for loss in (losses.CrossEntropy(), losses.BinaryCrossEntropy(), losses.MeanSquaredError()):
+        yield f"{type(loss).__name__} {dtype}", lambda loss=loss: _run_loss(loss, dtype)
+    rules = (optimizers.SGD(), optimizers.SGD(momentum=0.5), optimizers.RMSprop(), optimizers.Adam(), optimizers.AdamW())
+    for rule in rules:
+        label = "SGD with momentum" if getattr(rule, "momentum", 0) else type(rule).__name__
+        yield f"{label} {dtype}", lambda rule=rule: _run_optimizer(rule, dtype)
+
+
+def _run_cell(cell: str, dtype: str) -> None:
+    network = Recurrent(cell, 1, 1, num_layers=2, dtype=dtype)
+    y, _, tape = network.forward(np.zeros((1, 1, 1), dtype))
+    network.backward(tape, np.ones_like(y))
+    network(np.zeros((1, 1, 1), dtype))
+
+
+def _gradient(*layers) -> None:
+    model = Model(*layers, loss=losses.CrossEntropy(), readout="every")
+    model.gradient(np.zeros((1, 1), np.int64), np.zeros((1, 1), np.int64))
+
+
+def _run_loss(loss: losses.Loss, dtype: str) -> None:
+    target = np.zeros(1, np.int64) if isinstance(loss, losses.CrossEntropy) else np.zeros((1, 2))
+    loss.value_and_gradient(np.zeros((1, 2), dtype), target)
+
+
+def _run_optimizer(rule: optimizers.Optimizer, dtype: str) -> None:
+    params = Linear(1, 1, dtype=dtype).params
+    rule.update(params, params.like(), rule.init(params))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,394 @@
+"""How fast does the gradient die on its way back through time, and what keeps it alive?
+
+(a) Norm of dL/dh_{t-k} against the lag k at initialisation, on the inputs of the temporal-order task, from a random
+    direction at the last step: tanh networks of several spectral radii, orthogonal, IRNN, LSTM with forget bias 0, 1
+    and 3, GRU. Dashed: closed forms (radius^k; 1 for orthogonal and identity weights; sigmoid(b)^k for gates without
+    recurrent weights). For an LSTM it is the norm by the whole state (h, c): its memory is in c.
+(b) The same for the gradient of the task's own loss, after 0, 100, ... updates on the adding problem (8 units, Adam
+    5e-3, batch 32, clip 1; REFERENCE: LSTM .0007, tanh .0706, trivial .667) and on temporal order (Pascanu, Mikolov &
+    Bengio 2013: 50 units, batch 20, clip 1; here with Adam 1e-3). Does training revive it?
+(c) The share of runs that solve temporal order (no error on 10 000 fresh sequences), against length, for SGD .01, SGD
+    .01 with the norm clipped to 1 (both as Pascanu et al., figure 7) and Adam 1e-3.
+(d) The effective memory: steps until the norm has halved, counted from lag 1.
+
+Held against: closed forms; Pascanu et al. 2013 (bound, clipping); Le, Jaitly & Hinton 2015 (IRNN); Hochreiter &
+Schmidhuber 1997 and Gers et al. 2000 (error carousel, forget gate); Arjovsky, Shah & Bengio 2016 (copy problem, with
+the full run only).
+"""
+
+import math
+
+import _gradients as g
+import _study as s
+import numpy as np
+
+AT_START = (*(f"tanh {r}" for r in g.RADII), "orthogonal", "irnn", *(f"lstm {b}" for b in g.FORGET_BIASES), "gru")
+TRAINED = ("tanh", "irnn", "lstm 1", "gru")
+RACING = ("tanh", "lstm 1", "gru")
+OPTIMIZERS = ("SGD", "SGD, clipped", "Adam, clipped")
+TASKS = ("adding", "temporal order")
+NAMES = {"tanh": "rnn, tanh", "orthogonal": "rnn, orthogonal", "irnn": "IRNN", "lstm 1": "lstm, b = 1", "gru": "gru"}
+NAMES |= {f"tanh {r}": f"rnn, tanh, ρ = {r:g}" for r in g.RADII} | {f"lstm {b}": f"lstm, b = {b}" for b in g.FORGET_BIASES}
+
+
+def sizes(arguments) -> dict:
+    """What --quick makes smaller."""
+    quick = arguments.quick
+    return {
+        "start": {"length": 200, "hidden": 100, "sequences": 10, "seeds": 4 * arguments.seeds},
+        "probes": [0, 100, 300, 1000] if quick else [0, 100, 300, 1000, 3000, 8000],
+        "length": {"adding": 50 if quick else 100, "temporal order": 50},
+        "lengths": [20, 40] if quick else [20, 50, 100, 150, 200],
+        "updates": 1500 if quick else 50_000,
+        "test_every": 250,
+        "runs": arguments.seeds,
+        "copy": {} if quick else {"length": 100, "updates": 20_000},
+        "hidden_chaos": 512,
+    }
+
+
+# Computing ------------------------------------------------------------------------------------------------------------
+
+
+def compute(arguments, parts: s.Parts) -> s.Result:
+    settings = sizes(arguments)
+
+    def done(label, jobs, function):
+        return s.compute_parts(parts, jobs, function, label=label, workers=arguments.workers)
+
+    # one condition of every kernel first, so that two processes do not compile the same one
+    order = sorted(AT_START, key=lambda kind: (kind not in ("lstm 0", "tanh 0.5", "gru", "irnn"), kind != "lstm 0"))
+    start = done("at initialisation", [(kind, settings["start"] | {"kind": kind}) for kind in order], g.at_initialisation)
+    forms = done("closed forms", [(f"closed {name}", {"name": name} | settings["start"]) for name in CLOSED], closed_form)
+    training = done("gradient in training", list(training_jobs(settings)), g.train)
+    races = done("success against length", list(race_jobs(settings)), g.train)
+    copies = done("copy problem", list(copy_jobs(settings)), g.train) if settings["copy"] else {}
+    rows = [*start_rows(start), *training_rows(settings, training), *race_rows(settings, races)]
+    rows += memory_rows(start)
+    claims = [*closed_claims(forms, start), *start_claims(rows), *training_claims(settings, rows), *race_claims(settings, rows)]
+    return s.Result(rows, settings, claims + copy_claims(settings, copies))
+
+
+def training_jobs(settings: dict):
+    """Panel (b): the published settings of each task."""
+    common = {"optimizer": "Adam, clipped", "test_every": 0, "probe_sequences": 50, "probes": settings["probes"]}
+    common["updates"] = settings["probes"][-1]
+    own = {
+        "adding": {"hidden": 8, "batch": 32, "learning_rate": 5e-3},
+        "temporal order": {"hidden": 50, "batch": 20, "learning_rate": 1e-3},
+    }
+    for task in TASKS:
+        for cell in TRAINED:
+            for seed in range(settings["runs"]):
+                one = {"task": task, "cell": cell, "seed": seed, "length": settings["length"][task]}
+                yield f"{task} {cell} {seed}", common | own[task] | one
+
+
+def race_jobs(settings: dict):
+    """Panel (c)."""
+    common = {"task": "temporal order", "hidden": 50, "batch": 20, "probes": [], "updates": settings["updates"]}
+    common["test_every"] = settings["test_every"]
+    for length in settings["lengths"]:
+        for cell in RACING:
+            for optimizer in OPTIMIZERS:
+                rate = 1e-3 if optimizer.startswith("Adam") else 1e-2
+                for seed in range(settings["runs"]):
+                    one = {"cell": cell, "optimizer": optimizer, "learning_rate": rate, "length": length, "seed": seed}
+                    yield f"race {cell} {optimizer} {length} {seed}", common | one
+
+
+def copy_jobs(settings: dict):
+    """Arjovsky et al. 2016: T blanks, batch 20, RMSprop 1e-3, the gradient clipped to ±1; 80 units."""
+    common = settings["copy"] | {"task": "copy", "hidden": 80, "batch": 20, "probes": [], "test_every": 0}
+    for cell in ("tanh", "lstm 1"):
+        one = {"cell": cell, "optimizer": "RMSprop, clipped", "learning_rate": 1e-3, "seed": 0}
+        yield f"copy {cell}", common | one
+
+
+CLOSED = ("orthogonal", "leaky", "carousel", "irnn", "determinant", "circular mean", "circular slope", "chaos")
+
+
+def closed_form(settings: dict) -> dict:
+    """The measured values of one closed form."""
+    name, T, H = settings["name"], settings["length"], settings["hidden"]
+    if name == "orthogonal":
+        return {"value": g.linear_orthogonal(T, H, 3)}
+    if name == "leaky":
+        deviation, half = g.leaky_decay(T, 0.1, 0.01)
+        return {"value": deviation, "memory": half}
+    if name == "carousel":
+        return {"value": g.lstm_carousel(T // 2, 5)}
+    if name == "irnn":
+        return {"value": g.irnn_survivors(T, H, 3)}
+    if name == "determinant":
+        pairs = [g.mean_exponent(1.5, 64, 3, seed) for seed in range(5)]
+        return {"value": np.abs(np.diff(pairs, axis=1)).max()}
+    if name == "circular mean":
+        return {"value": np.mean([g.mean_exponent(0.9, 256, 3, seed, at_zero=True)[0] for seed in range(10)])}
+    if name == "circular slope":
+        return {"value": g.growth(0.9, 256, 10, (5, 50), at_zero=True).mean()}
+    return {"value": g.growth(1.5, 512, 8, (50, 250), at_zero=False).mean()}
+
+
+def expected_decay(kind: str) -> float | None:
+    """The factor a of the closed form a^k, where there is one."""
+    name, _, number = kind.partition(" ")
+    if name == "lstm":
+        return 1 / (1 + math.exp(-float(number)))
+    return {"gru": 0.5, "orthogonal": 1.0, "irnn": 1.0}.get(name, float(number) if number else None)
+
+
+def start_rows(start: dict):
+    for kind in AT_START:
+        median, low, high = s.band(start[kind]["curves"])
+        for k in range(len(median)):
+            row = {"panel": "a", "network": kind, "lag": k, "median": median[k], "low": low[k], "high": high[k]}
+            yield row | {"expected": expected_decay(kind) ** k}
+
+
+def memory_rows(start: dict):
+    """Panel (d): one row a network; `high` inf where the norm never halved within the sequence."""
+    for kind in AT_START:
+        found = [g.memory(curve) for curve in start[kind]["curves"]]
+        from_loss = np.median([g.memory(curve, 0) for curve in start[kind]["curves"]])
+        low, median, high = np.percentile(found, [10, 50, 90], method="nearest")
+        a = expected_decay(kind)
+        closed = math.log(2) / -math.log(a) if a < 1 else math.inf
+        row = {"panel": "d", "network": kind, "median": median, "low": low, "high": high, "expected": closed}
+        yield row | {"from_loss": from_loss}
+
+
+def training_rows(settings: dict, training: dict):
+    """Panel (b): curves; and a row an update with loss, memory and, for plain networks, the spectral radius."""
+    for task in TASKS:
+        for cell in TRAINED:
+            runs = [training[f"{task} {cell} {seed}"] for seed in range(settings["runs"])]
+            for p, update in enumerate(settings["probes"]):
+                at = {"network": cell, "task": task, "update": update}
+                # a run that diverged has no later probes
+                curves = np.array([run["curves"][p] for run in runs if p < len(run["curves"])])
+                curves = curves[np.isfinite(curves).all(axis=1)] if curves.size else curves
+                if not len(curves):
+                    continue
+                median, low, high = s.band(curves)
+                for k in range(len(median)):
+                    yield {"panel": "b", **at, "lag": k, "median": median[k], "low": low[k], "high": high[k]}
+                losses = [run["probe_loss"][p] for run in runs if p < len(run["probe_loss"])]
+                middle, low, high = s.band(losses)
+                row = {"panel": "b loss", **at, "median": middle, "low": low, "high": high, "runs": len(losses)}
+                row["memory"] = np.percentile([g.memory(curve) for curve in curves], 50, method="nearest")
+                yield row | {"radius": np.median([run["radius"][p] for run in runs if p < len(run["radius"])])}
+
+
+def race_rows(settings: dict, races: dict):
+    """Panel (c)."""
+    for cell in RACING:
+        for optimizer in OPTIMIZERS:
+            for length in settings["lengths"]:
+                runs = [races[f"race {cell} {optimizer} {length} {seed}"] for seed in range(settings["runs"])]
+                solved = sum(int(run["solved"] >= 0) for run in runs)
+                low, high = s.wilson_interval(solved, len(runs))
+                row = {"panel": "c", "network": cell, "optimizer": optimizer, "length": length, "solved": solved}
+                row |= {"runs": len(runs), "median": solved / len(runs), "low": low, "high": high}
+                yield row | {"diverged": sum(bool(run["diverged"]) for run in runs)}
+
+
+# Claims ---------------------------------------------------------------------------------------------------------------
+
+
+def closed_claims(forms: dict, start: dict) -> list:
+    value = {name: float(forms[f"closed {name}"]["value"]) for name in CLOSED}
+    mean = math.log(0.9) - 0.5
+    bound = max(np.max(start[kind]["bound"]) for kind in AT_START if expected_decay(kind) and kind.startswith("tanh"))
+    half = float(forms["closed leaky"]["memory"])
+    return [
+        s.close("linear orthogonal rnn: largest deviation of the norm from 1, 200 lags", value["orthogonal"], 0, 1e-12, "closed form"),
+        s.close("leaky unit, τ = 10 steps: largest relative deviation from a^k", value["leaky"], 0, 1e-11, "closed form"),
+        s.close("leaky unit: effective memory in steps is 10 ln 2", half, 10 * math.log(2), 1e-9, "closed form"),
+        s.close("lstm without recurrent weights: largest relative deviation of dL/dc from σ(b)^k, float32", value["carousel"], 0, 1e-4,
+                "closed form; the constant error carousel of Hochreiter & Schmidhuber 1997 at f = 1"),
+        s.close("IRNN: largest deviation of dL/dh from that of the units above 0 all along", value["irnn"], 0, 1e-12, "closed form"),
+        s.close("h' = tanh(W h), g = 1.5: deviation of the mean exponent from <ln tanh'> + ln|det W|/N", value["determinant"], 0, 1e-9, "closed form"),
+        s.close("random W, g = .9, at 0: mean exponent is ln g - 1/2", value["circular mean"], mean, 0.01, "circular law"),
+        s.close("random W, g = .9, at 0: slope of the norm is ln g", value["circular slope"], math.log(0.9), 0.01, "circular law"),
+        s.close("h' = tanh(W h), g = 1.5, N = 512: growth a step on the attractor is λ1", value["chaos"], 0.06495, 0.02,
+                "davidclark1/rnn-lyapunov, N = 4096"),
+        s.at_most("tanh networks: largest ratio of the norm to ‖W‖^k", bound, 1 + 1e-4, "bound of Pascanu et al. 2013"),
+    ]  # fmt: skip
+
+
+def start_claims(rows: list) -> list:
+    memory = {row["network"]: row["median"] for row in s.select(rows, panel="d")}
+    at_100 = {row["network"]: row["median"] for row in s.select(rows, panel="a", lag=100)}
+    limit = {row["network"]: min(row["median"], 200.0) for row in s.select(rows, panel="d")}
+    steps = np.diff([limit[f"lstm {b}"] for b in g.FORGET_BIASES])
+    radii = np.diff([at_100[f"tanh {r}"] for r in g.RADII])
+    return [
+        s.close("rnn, tanh, ρ = .5: effective memory against ln 2 / -ln ρ", memory["tanh 0.5"], 1.0, 0.2, "closed form, W of this radius"),
+        s.at_least("tanh networks: the gradient at lag 100 rises with the spectral radius; least rise", radii.min(), 0, "closed form ρ^k"),
+        s.at_least("IRNN: gradient left at lag 100", at_100["irnn"], 0.5, "Le et al. 2015: W = I and ReLU do not vanish; recalled"),
+        s.at_least("IRNN against tanh ρ = .9: ratio of gradients left at lag 100", at_100["irnn"] / at_100["tanh 0.9"], 1e3, "Le et al. 2015; recalled"),
+        s.at_least("lstm: effective memory rises with the forget bias; least rise in steps", steps.min(), 0, "Gers et al. 2000; σ(b)^k"),
+        s.close("lstm, b = 1: effective memory against ln 2 / -ln σ(1)", memory["lstm 1"], math.log(2) / math.log1p(math.exp(-1)), 1.0,
+                "closed form without recurrent weights"),
+        s.close("gru: effective memory against ln 2 / -ln σ(0)", memory["gru"], 1.0, 0.5, "closed form without recurrent weights"),
+    ]  # fmt: skip
+
+
+def training_claims(settings: dict, rows: list) -> list:
+    """Does training revive the gradient? At the lag of the information: .85 L for temporal order, .75 L for adding."""
+    claims, updates = [], settings["probes"]
+    for task, share in (("temporal order", 0.85), ("adding", 0.75)):
+        lag = int(share * settings["length"][task])
+        for cell in ("lstm 1", "gru"):
+            left = [s.select(rows, panel="b", task=task, network=cell, update=u, lag=lag) for u in updates]
+            left = [found[0]["median"] for found in left if found]
+            claim = f"{task}, {NAMES[cell]}: gradient left at lag {lag}, largest in training over that before"
+            claims.append(s.at_least(claim, max(left[1:]) / left[0], 10, "Arjovsky et al. 2016, figure on dC/dh_t: gates learn to hold; recalled"))
+    losses = {cell: s.select(rows, panel="b loss", task="adding", network=cell, update=updates[-1])[0]["median"] for cell in TRAINED}
+    text = f"adding, T = {settings['length']['adding']}, {updates[-1]} updates:"
+    claims.append(s.at_most(f"{text} mean squared error of the lstm over the tanh rnn's", losses["lstm 1"] / losses["tanh"], 1.0,
+                            "a NumPy run, T = 100, 8 000 updates: .0007 and .0706"))  # fmt: skip
+    if updates[-1] >= 8000:
+        claims.append(s.at_most(f"{text} mean squared error of the lstm", losses["lstm 1"], 0.005, "a NumPy run: .0007"))
+    return claims
+
+
+def race_claims(settings: dict, rows: list) -> list:
+    """Shares of runs solved, over all lengths where none is named."""
+
+    def share(optimizer, **values):
+        found = s.select(rows, panel="c", optimizer=optimizer, **values)
+        return sum(row["solved"] for row in found) / sum(row["runs"] for row in found)
+
+    budget, (shortest, *_, longest) = f"within {settings['updates']} updates", settings["lengths"]
+    source = "Pascanu et al. 2013, figure 7 (curves recalled)"
+    by_length = [sum(share(o, length=length) for o in OPTIMIZERS) for length in (shortest, longest)]
+    clipping = share("SGD, clipped", network="tanh") - share("SGD", network="tanh")
+    return [
+        s.at_least(f"temporal order, tanh rnn, solved {budget}: clipped SGD minus SGD", clipping, 0, source),
+        s.at_least(f"temporal order, all cells, solved {budget}: Adam minus clipped SGD", share("Adam, clipped") - share("SGD, clipped"), 0,
+                   "expected; no published curve"),
+        s.at_least(f"temporal order, solved {budget}: L = {shortest} minus L = {longest}", (by_length[0] - by_length[1]) / 3, 0, source),
+    ]  # fmt: skip
+
+
+def copy_claims(settings: dict, copies: dict) -> list:
+    chance = 10 * math.log(8) / 120
+    source = "Arjovsky et al. 2016: both stay at the memoryless baseline"
+    return [
+        s.close(f"copy, T = 100, {settings['copy']['updates']} updates, {NAMES[cell]}: cross-entropy", copies[f"copy {cell}"]["loss"], chance, 0.02, source)
+        for cell in ("tanh", "lstm 1")
+        if copies
+    ]
+
+
+# Drawing --------------------------------------------------------------------------------------------------------------
+
+
+def draw(rows: list[dict], record: dict):
+    """One page: (a) and (d) above, (b) a row a task, (c) below."""
+    import matplotlib.pyplot as plt
+
+    figure = plt.figure(figsize=(7.0, 8.8), layout="constrained")
+    top, *middle, bottom = figure.subfigures(4, 1, height_ratios=[2.9, 1.75, 1.75, 2.1])
+    left, centre, right = top.subplots(1, 3, width_ratios=[1, 1, 0.95])
+    draw_start(left, rows, [kind for kind in AT_START if kind.startswith("tanh")], "(a) tanh, spectral radius ρ")
+    draw_start(centre, rows, [kind for kind in AT_START if not kind.startswith("tanh")], "(a) others")
+    draw_memory(right, s.select(rows, panel="d"))
+    for part, task in zip(middle, TASKS):
+        draw_training(part, s.select(rows, task=task), task, record["settings"]["length"][task])
+    draw_races(bottom, s.select(rows, panel="c"), record["settings"]["updates"])
+    return figure
+
+
+def draw_start(ax, rows: list, kinds: list, title: str) -> None:
+    from fastrnn import plot
+
+    for kind in kinds:
+        found = s.select(rows, panel="a", network=kind)
+        lags, median, low, high, expected = (s.column(found, name) for name in ("lag", "median", "low", "high", "expected"))
+        label = NAMES[kind].removeprefix("rnn, ").removeprefix("tanh, ")
+        plot.gradient_by_lag(lags, median, low, high, label=label, ax=ax)
+        ax.plot(lags, expected, color=ax.lines[-1].get_color(), linestyle=(0, (3, 2)), linewidth=0.8)
+    ax.set_ylim(1e-9, 1e5)
+    ax.set_xlim(0, 200)
+    ax.set_title(title, loc="left")
+    ax.set_xlabel("lag k (steps)")
+    ax.set_ylabel("‖∂L/∂h$_{t-k}$‖ / ‖∂L/∂h$_t$‖")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncol=2, columnspacing=1.0, handlelength=1.4)
+
+
+def draw_memory(ax, rows: list) -> None:
+    """(d) as a table."""
+    ax.axis("off")
+    ax.set_title("(d) effective memory (steps)", loc="left")
+
+    def text(value):
+        return "∞" if value == math.inf else f"{value:.1f}"
+
+    def measured(value):
+        return "> 198" if value == math.inf else f"{value:.1f}"
+
+    cells = [
+        [NAMES[row["network"]].removeprefix("rnn, "), measured(row["median"]), f"{measured(row['low'])}–{measured(row['high'])}", text(row["expected"])]
+        for row in rows
+    ]
+    table = ax.table(cells, colLabels=["", "median", "10–90 %", "closed"], bbox=(-0.08, -0.2, 1.12, 1.18), colWidths=[0.4, 0.22, 0.34, 0.2])
+    table.auto_set_font_size(False)
+    table.set_fontsize(6.5)
+    for (line, place), cell in table.get_celld().items():
+        cell.visible_edges = "B" if line == 0 else ""
+        cell.set_text_props(ha="left" if place == 0 else "right")
+
+
+def draw_training(part, rows: list, task: str, length: int) -> None:
+    """(b): a panel a cell; light to dark as training goes on; grey where the information is."""
+    import matplotlib.pyplot as plt
+
+    # where what is to be remembered stands: the first mark or symbol, in steps before the end
+    where = (0.5, 1.0) if task == "adding" else (0.8, 0.9)
+    axes = part.subplots(1, len(TRAINED), sharex=True, sharey=True)
+    updates = sorted({row["update"] for row in rows})
+    shades = plt.get_cmap("viridis_r")(np.linspace(0.1, 1, len(updates)))
+    for ax, cell in zip(axes, TRAINED):
+        ax.axvspan(where[0] * length, where[1] * length, color="0.92", linewidth=0)
+        for update, shade in zip(updates, shades):
+            found = s.select(rows, panel="b", network=cell, update=update)
+            lags, median, low, high = (s.column(found, name) for name in ("lag", "median", "low", "high"))
+            ax.plot(lags, np.where(median > 0, median, np.nan), color=shade, label=f"{update:g}")
+            ax.fill_between(lags, np.where(low > 0, low, 1e-30), high, color=shade, alpha=0.15, linewidth=0)
+        ax.set_yscale("log")
+        ax.set_title(NAMES[cell], fontsize=7.5)
+        ax.set_xlabel("lag k (steps)")
+        last = s.select(rows, panel="b loss", network=cell)[-1]
+        ax.text(0.04, 0.04, f"final loss {last['median']:.2g}", transform=ax.transAxes, fontsize=6.5)
+    axes[0].set_ylim(1e-9, 1e2)
+    axes[0].set_ylabel("relative gradient norm")
+    part.suptitle(f"(b) {task}, T = {length}", x=0.01, ha="left", fontsize=8)
+    part.legend(*axes[0].get_legend_handles_labels(), title="updates", loc="outside right upper", fontsize=6.5, title_fontsize=6.5)
+
+
+def draw_races(part, rows: list, updates: int) -> None:
+    from fastrnn import plot
+
+    axes = part.subplots(1, len(RACING), sharex=True, sharey=True)
+    lengths = sorted({row["length"] for row in rows})
+    for ax, cell in zip(axes, RACING):
+        for n, (optimizer, marker) in enumerate(zip(OPTIMIZERS, plot.MARKERS)):
+            found = s.select(rows, network=cell, optimizer=optimizer)
+            x, share, low, high = (s.column(found, name) for name in ("length", "median", "low", "high"))
+            beside = (n - 1) * 0.012 * (lengths[-1] - lengths[0])  # intervals side by side, not one over the other
+            plot.points_with_intervals(x + beside, share, low, high, label=optimizer, color=plot.COLORS[n], marker=marker, ax=ax)
+        ax.get_legend().remove()
+        ax.set_xticks(lengths, [f"{length:g}" for length in lengths])
+        ax.set_ylim(-0.05, 1.05)
+        ax.set_title(NAMES[cell], fontsize=7.5)
+        ax.set_xlabel("sequence length L (steps)")
+    axes[0].set_ylabel("share of runs solved")
+    part.suptitle(f"(c) temporal order, at most {updates:g} updates; bars: 95 % Wilson intervals", x=0.01, ha="left", fontsize=8)
+    part.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncol=3)
+
+
+if __name__ == "__main__":
+    raise SystemExit(s.run(__file__, __doc__, compute, draw, seeds=(5, 20)))

@@ -1,0 +1,48 @@
+"""Fresh processes for tests of what outlives one: the folder of compiled code."""
+
+import gc
+import json
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import fastrnn
+
+TESTS = Path(__file__).resolve().parent
+ROOT = Path(fastrnn.__file__).resolve().parents[1]
+
+
+def python(*arguments: str, cache_home: Path | None = None, folder: Path | None = None) -> str:
+    """What a Python process with warnings as errors printed; `cache_home` is where it keeps its folder of compiled code."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(TESTS)]), "MPLBACKEND": "Agg"}
+    if cache_home is not None:  # one of these names the folder, whatever the system
+        environment |= dict.fromkeys(("XDG_CACHE_HOME", "LOCALAPPDATA", "HOME"), str(cache_home))
+    done = subprocess.run([sys.executable, "-W", "error", *arguments], env=environment, cwd=folder, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def report(**results) -> None:
+    """The last line of a process: its results, and how many kernels it compiled and loaded."""
+    from numba.core.dispatcher import Dispatcher
+
+    compiled, loaded = [], []
+    for thing in gc.get_objects():
+        if isinstance(thing, Dispatcher) and thing.py_func.__module__.startswith("fastrnn"):
+            compiled += [thing.py_func.__name__] * sum(thing.stats.cache_misses.values())
+            loaded += [thing.py_func.__name__] * sum(thing.stats.cache_hits.values())
+    print(json.dumps(results | {"compiled": sorted(compiled), "loaded": sorted(loaded)}))
+
+
+def reported(output: str) -> dict:
+    return json.loads(output.splitlines()[-1])
+
+
+@cache
+def warm_cache() -> tuple[TemporaryDirectory, str]:
+    """A folder of compiled code that nobody else uses, filled by ``fastrnn warmup --cells gru``; and what that printed."""
+    home = TemporaryDirectory(prefix="fastrnn-cache-")
+    return home, python("-m", "fastrnn.cli", "warmup", "--cells", "gru", cache_home=Path(home.name))

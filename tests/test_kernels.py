@@ -1,0 +1,375 @@
+"""Products, packing, and what the kernels write: right, the same bits in any company, and nothing out of bounds."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fastrnn as fr
+import small_runs
+from fastrnn.kernels.cpu import product as product_module
+from fastrnn.kernels.cpu.packing import add_transposed, pack_columns, pack_rows
+from fastrnn.kernels.cpu.product import VECTOR_BYTES, WIDE, lanes, padded, product
+from fastrnn.layers import _direction, _layer, feedforward
+from tolerances import TOLERANCES
+
+DTYPES = ("float32", "float64")
+SIZES = st.tuples(st.integers(0, 20), st.integers(0, 9), st.integers(0, 33))  # rows, vectors of columns, depth
+FEW = settings(max_examples=60, deadline=None)
+
+
+# The product --------------------------------------------------------------------------------------------------------
+
+
+def panels(B, dtype):
+    """B (K, N) as panels of 4 (or 2), 2, 1 vectors of columns, one after another, each (K, width) contiguous."""
+    one, parts, n = lanes(dtype), [], 0
+    while n < B.shape[1]:
+        left = (B.shape[1] - n) // one
+        width = one * (WIDE if left >= WIDE else min(left, 2))
+        parts.append(B[:, n : n + width].reshape(-1))
+        n += width
+    return np.concatenate(parts) if parts else np.empty(0, dtype)
+
+
+def spread(matrix, offset, row, k, size, dtype):
+    """A flat array of NaN that holds `matrix` at offset + i * row + j * k."""
+    flat = np.full(size, np.nan, dtype)
+    i, j = np.indices(matrix.shape)
+    flat[offset + i * row + j * k] = matrix
+    return flat
+
+
+def multiply(A, B, C, packed=True, gaps=(0, 0, 0), transposed=False):
+    """C + A B by the kernel, operands lying apart in arrays of NaN, which must still be NaN afterwards."""
+    (M, K), N, dtype = A.shape, B.shape[1], A.dtype
+    a_row, a_k = (1, M + gaps[0]) if transposed else (K + gaps[0], 1)
+    a = spread(A, 3, a_row, a_k, 3 + M * a_row + K * a_k + 5, dtype)
+    if packed:
+        b, b0, b_k = np.concatenate([np.full(2, np.nan, dtype), panels(B, dtype), np.full(2, np.nan, dtype)]), 2, 0
+    else:
+        b0, b_k = 5, N + gaps[1] + 1
+        b = spread(B, b0, b_k, 1, b0 + K * b_k + N, dtype)
+    c_row = N + gaps[2]
+    c = spread(C, 7, c_row, 1, 7 + M * c_row + 9, dtype)
+    outside = np.isnan(c)
+    product(a, 3, a_row, a_k, b, b0, b_k, c, 7, c_row, (M, N, K))
+    i, j = np.indices(C.shape)
+    at = 7 + i * c_row + j
+    assert np.isnan(c[outside]).all() and outside.sum() == c.size - C.size
+    return c[at]
+
+
+def operands(sizes, dtype, seed):
+    M, vectors, K = sizes
+    rng, N = np.random.default_rng(seed), vectors * lanes(dtype)
+    return (rng.standard_normal(shape).astype(dtype) for shape in ((M, K), (K, N), (M, N)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@FEW
+@given(sizes=SIZES, packed=st.booleans(), gaps=st.tuples(*[st.integers(0, 5)] * 3), transposed=st.booleans(), seed=st.integers(0, 99))
+def test_product_against_numpy(dtype, sizes, packed, gaps, transposed, seed):
+    A, B, C = operands(sizes, dtype, seed)
+    got = multiply(A, B, C, packed, gaps, transposed)
+    wide = np.longdouble if dtype == "float64" else np.float64
+    true = C.astype(wide) + A.astype(wide) @ B.astype(wide)
+    magnitude = np.abs(C) + np.abs(A) @ np.abs(B)
+    assert (np.abs(got - true) <= (1 + sizes[2]) * np.finfo(dtype).eps / 2 * magnitude * (1 + 1e-3)).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@FEW
+@given(sizes=SIZES, data=st.data(), seed=st.integers(0, 99))
+def test_an_element_of_the_product_depends_on_nothing_beside_it(dtype, sizes, data, seed):
+    """The same bits: whatever rows stand beside, whichever tile computes, packed or not, and wherever the sum is cut."""
+    A, B, C = operands(sizes, dtype, seed)
+    M, vectors, K = sizes
+    whole = multiply(A, B, C)
+    assert multiply(A, B, C, packed=False).tobytes() == whole.tobytes()
+    assert multiply(A, B, C, transposed=True, gaps=(1, 0, 3)).tobytes() == whole.tobytes()
+    first, last = sorted(data.draw(st.tuples(st.integers(0, M), st.integers(0, M))))
+    assert multiply(A[first:last], B, C[first:last]).tobytes() == whole[first:last].tobytes()
+    n = data.draw(st.integers(0, vectors)) * lanes(dtype)
+    assert multiply(A, B[:, n:], C[:, n:]).tobytes() == np.ascontiguousarray(whole[:, n:]).tobytes()
+    k = data.draw(st.integers(0, K))
+    assert multiply(A[:, k:], B[k:], multiply(A[:, :k], B[:k], C)).tobytes() == whole.tobytes()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_product_is_a_chain_of_fused_multiply_adds(dtype):
+    """1 - (1 + e)(1 - e) is e**2 where nothing is rounded between, and 0 where the product is."""
+    e = np.finfo(dtype).eps * 2
+    A, B = np.array([[1 + e]], dtype), np.full((1, lanes(dtype)), -(1 - e), dtype)
+    if not product_module._FUSED:
+        pytest.skip("this processor has no fused multiply-add")
+    assert (multiply(A, B, np.ones((1, lanes(dtype)), dtype)) == np.dtype(dtype).type(e) ** 2).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_infinity_and_nan_stay_in_their_rows(dtype):
+    A, B, C = operands((9, 5, 4), dtype, 0)
+    A[4, 2], A[7, 0] = np.nan, np.inf
+    got = multiply(A, B, C)
+    clean = [m for m in range(9) if m not in (4, 7)]
+    assert np.isnan(got[4]).all() and np.isinf(got[7]).all() and np.isfinite(got[clean]).all()
+
+
+@FEW
+@given(sizes=SIZES, packed=st.booleans(), seed=st.integers(0, 99), dtype=st.sampled_from(DTYPES))
+def test_the_interpreters_product_agrees(sizes, packed, seed, dtype):
+    A, B, C = operands(sizes, dtype, seed)
+    M, vectors, K = sizes
+    b, N, c = panels(B, dtype) if packed else B.reshape(-1), vectors * lanes(dtype), C.copy().reshape(-1)
+    product_module._plain_product(A.reshape(-1), 0, K, 1, b, 0, 0 if packed else N, c, 0, N, (M, N, K))
+    np.testing.assert_allclose(c.reshape(M, N), multiply(A, B, C), rtol=0, atol=(1 + K) * 10 * np.finfo(dtype).eps)
+
+
+def test_lanes_fill_a_register():
+    assert VECTOR_BYTES in (16, 32, 64)
+    for dtype in DTYPES:
+        assert lanes(dtype) * np.dtype(dtype).itemsize == VECTOR_BYTES
+        for n in range(3 * lanes(dtype)):
+            assert padded(n, dtype) % lanes(dtype) == 0 and 0 <= padded(n, dtype) - n < lanes(dtype)
+
+
+# Packing ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@FEW
+@given(R=st.integers(1, 70), K=st.integers(0, 12), data=st.data())
+def test_packing(dtype, R, K, data):
+    """`pack_columns` gives x W[rows]^T, `pack_rows` dz W[rows]: the panels the product expects, zeros in padding, no more written."""
+    rows = np.array(data.draw(st.lists(st.integers(0, R - 1), min_size=0, max_size=R)), np.int64)
+    weight = np.random.default_rng(R).standard_normal((R, K)).astype(dtype)
+    for pack, B in ((pack_columns, weight[rows].T), (pack_rows, weight[rows])):
+        full = np.zeros((B.shape[0], padded(B.shape[1], dtype)), dtype)
+        full[:, : B.shape[1]] = B
+        room = np.full(full.size + 20, np.nan, dtype)
+        pack(weight, rows, room[10 : 10 + full.size])
+        assert room[10 : 10 + full.size].tobytes() == panels(full, dtype).tobytes()
+        assert np.isnan(room[:10]).all() and np.isnan(room[10 + full.size :]).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("slices", [0, 1, 3])
+def test_add_transposed(dtype, slices):
+    """Slices are added in order onto what is there; no slices (an empty batch) add nothing."""
+    rng, rows, K = np.random.default_rng(0), np.array([4, 0, 3]), 5
+    Np = padded(rows.size, dtype)
+    sums, gradient = rng.standard_normal((slices, K * Np)).astype(dtype), rng.standard_normal((6, K)).astype(dtype)
+    expected = gradient.copy()
+    total = np.zeros((K, Np), dtype)
+    for part in sums:
+        total = total + part.reshape(K, Np)
+    expected[rows] += total[:, :3].T
+    add_transposed(sums, rows, gradient)
+    np.testing.assert_allclose(gradient, expected, rtol=4 * np.finfo(dtype).eps)
+    assert gradient[[1, 2, 5]].tobytes() == expected[[1, 2, 5]].tobytes()
+
+
+# What kernels write -------------------------------------------------------------------------------------------------
+
+GUARD = 67  # an odd number of elements: arrays in between are aligned to their elements and no better
+
+
+class RedZones:
+    """Stands for a kernel: every array it is given, in tuples or not, lies between guards that must not change.
+
+    Guards hold NaN (or a large integer), so that whatever is read from them shows in the results too.
+    """
+
+    def __init__(self, kernel):
+        self.kernel, self.calls = kernel, 0
+
+    def __call__(self, *arguments):
+        pairs = []
+        self.kernel(*(self._guard(a, pairs) for a in arguments))
+        self.calls += 1
+        for original, inside, whole, sentinel in pairs:
+            for guard in (whole[:GUARD], whole[GUARD + inside.size :]):
+                assert guard.tobytes() == np.full(GUARD, sentinel, guard.dtype).tobytes(), "a kernel wrote beyond an array"
+            original[...] = inside
+
+    def _guard(self, value, pairs):
+        if isinstance(value, tuple):
+            parts = [self._guard(part, pairs) for part in value]
+            return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+        if not isinstance(value, np.ndarray):
+            return value
+        sentinel = np.nan if value.dtype.kind == "f" else 1 << 40
+        whole = np.full(value.size + 2 * GUARD, sentinel, value.dtype)
+        inside = whole[GUARD : GUARD + value.size].reshape(value.shape)
+        inside[...] = value
+        pairs.append((value, inside, whole, sentinel))
+        return inside
+
+
+class Poisoned:
+    """Stands for the module numpy: memory that nobody cleared holds NaN (or a large integer)."""
+
+    def __getattr__(self, name):
+        return getattr(np, name)
+
+    @staticmethod
+    def empty(shape, dtype=float):
+        return np.full(shape, np.nan if np.dtype(dtype).kind == "f" else 1 << 40, dtype)
+
+
+@pytest.fixture
+def plain_threads():
+    """One thread, as the guards need it."""
+    before = fr.get_num_threads()
+    fr.set_num_threads(1)
+    yield
+    fr.set_num_threads(before)
+
+
+def assert_same(found, expected):
+    assert found.keys() == expected.keys() and len(found) > 10
+    for name, array in expected.items():
+        assert found[name].tobytes() == array.tobytes(), name
+
+
+@pytest.mark.parametrize("case", ["everything", "lstm", "gru_before"])
+def test_kernels_write_inside_their_arrays_only(case, monkeypatch, plain_threads):
+    expected = small_runs.run(case, "float64")
+    guarded = {}
+
+    def around(make):
+        return lambda cell: guarded.setdefault((make, cell), RedZones(make(cell)))
+
+    for name in ("make_forward", "make_backward"):
+        monkeypatch.setattr(_direction, name, around(getattr(_direction, name)))
+    for name in ("pack_columns", "pack_rows", "add_transposed"):
+        monkeypatch.setattr(_direction, name, guarded.setdefault(name, RedZones(getattr(_direction, name))))
+    assert_same(small_runs.run(case, "float64"), expected)
+    assert len(guarded) == 5 and all(zones.calls > 10 for zones in guarded.values())
+
+
+@pytest.mark.parametrize("case", ["everything", "lstm", "gru_before"])
+def test_uncleared_memory_reaches_nothing(case, monkeypatch):
+    expected = small_runs.run(case, "float64")
+    for module in (_direction, _layer):
+        monkeypatch.setattr(module, "np", Poisoned())
+    found = small_runs.run(case, "float64")
+    assert_same(found, expected)
+    assert all(np.isfinite(array).all() for array in found.values())
+
+
+def test_feedforward_kernels_write_inside_their_arrays_only(monkeypatch, plain_threads):
+    expected = small_runs.feedforward("float64")
+    zones = []
+
+    def around(kernel):
+        zones.append(RedZones(kernel))
+        return zones[-1]
+
+    for name in ("affine", "affine_backward", "embed_backward", "pack_columns", "pack_rows", "add_transposed"):
+        monkeypatch.setattr(feedforward, name, around(getattr(feedforward, name)))
+    for name in ("activate", "activate_backward"):
+        make = getattr(feedforward, name)
+        monkeypatch.setattr(feedforward, name, lambda activation, make=make: around(make(activation)))
+    monkeypatch.setattr(feedforward, "np", Poisoned())
+    assert_same(small_runs.feedforward("float64"), expected)
+    assert len(zones) == 6 + 12 and all(zone.calls for zone in zones)
+
+
+def test_red_zones_find_what_they_are_for():
+    """The check itself: a kernel that writes one element too far is found."""
+
+    def careless(a):
+        np.lib.stride_tricks.as_strided(a, (a.size + 1,), a.strides)[a.size] = 0.0
+
+    with pytest.raises(AssertionError, match="beyond an array"):
+        RedZones(careless)(np.zeros(5))
+
+
+# The same in other processes: with bounds checks, and in the interpreter ---------------------------------------------
+
+
+def run_elsewhere(tmp_path, dtype, cases, **environment):
+    """`small_runs` in a new process with a cache folder of its own."""
+    path, root = tmp_path / "out.npz", Path(small_runs.__file__).parent
+    variables = os.environ | environment | {"XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": str(root.parent), "OPENBLAS_NUM_THREADS": "1"}
+    command = [sys.executable, "-W", "error", str(root / "small_runs.py"), str(path), dtype, *cases]
+    result = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stderr
+    with np.load(path) as arrays:
+        return dict(arrays)
+
+
+def test_bounds_checked_kernels(tmp_path):
+    """Indices of every array access are checked here, except those of the register tile, whose product is tested above."""
+    found = run_elsewhere(tmp_path, "float64", ["everything"], NUMBA_BOUNDSCHECK="1")
+    assert found.pop("checked")
+    assert_same(found, small_runs.run("everything", "float64"))
+
+
+def test_kernels_in_the_interpreter(tmp_path):
+    """With JIT off the same functions run as plain Python: the same numbers, and real coverage of their branches."""
+    cases = [*small_runs.CASES, "feedforward"]
+    found = run_elsewhere(tmp_path, "float64", cases, NUMBA_DISABLE_JIT="1")
+    assert found.pop("checked") and not list(tmp_path.glob("fastrnn/**/*.nbi"))
+    compared = [*small_runs.CASES] if os.environ.get("FASTRNN_TEST_EVERYTHING") else ["everything", "rnn", "lstm", "gru", "gru_before"]
+    expected = small_runs.feedforward("float64")
+    for case in compared:
+        expected |= small_runs.run(case, "float64")
+    for name, array in expected.items():
+        np.testing.assert_allclose(found[name], array, rtol=0, atol=TOLERANCES["interpreter"] * max(1.0, np.abs(array).max(initial=0)), err_msg=name)
+
+
+def test_float32_in_the_interpreter(tmp_path):
+    found = run_elsewhere(tmp_path, "float32", ["rnn", "lstm_full", "gru_before", "leaky"], NUMBA_DISABLE_JIT="1")
+    assert all(array.dtype == np.float32 for name, array in found.items() if name != "checked" and array.dtype.kind == "f")
+
+
+# Metamorphic relations of the time loop ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ragged():
+    net = small_runs.network("everything", 4, 6, dtype="float64", bidirectional=True, seed=1)
+    rng = np.random.default_rng(5)
+    lengths = np.array([3, 0, 9, 7, 1, 9, 4])
+    return net, rng.standard_normal((9, 7, 4)), lengths, rng.standard_normal((9, 7, 12))
+
+
+def test_padding_reaches_nothing(ragged):
+    net, x, lengths, dy = ragged
+    y, end, tape = net.forward(x, lengths=lengths)
+    grads = net.backward(tape, dy)
+    padding = np.arange(9)[:, None] >= lengths
+    dirty_x, dirty_dy = x.copy(), dy.copy()
+    dirty_x[padding], dirty_dy[padding] = np.nan, np.inf
+    y2, end2, tape2 = net.forward(dirty_x, lengths=lengths)
+    grads2 = net.backward(tape2, dirty_dy)
+    for a, b in ((y, y2), *zip(end, end2), (grads.x, grads2.x), *zip(grads.state, grads2.state), (grads.params.flat, grads2.params.flat)):
+        assert a.tobytes() == b.tobytes()
+    assert not y[padding].any() and not grads.x[padding].any()
+
+
+def test_a_sequence_has_the_same_bits_in_any_company(ragged):
+    net, x, lengths, dy = ragged
+    y, end, tape = net.forward(x, lengths=lengths)
+    dx = net.backward(tape, dy).x
+    for rows in ([2], [6, 2], [5, 4, 3, 2, 1, 0], [0, 1, 2, 3, 4, 5, 6] * 5):
+        part, _, tape = net.forward(x[:, rows], lengths=lengths[rows])
+        assert part.tobytes() == np.ascontiguousarray(y[:, rows]).tobytes()
+        assert net.backward(tape, dy[:, rows]).x.tobytes() == np.ascontiguousarray(dx[:, rows]).tobytes()
+
+
+def test_empty_batches(ragged):
+    """No sequences, or no steps: nothing to compute, gradients exactly 0, and no kernel reads what is not there."""
+    net, _, _, _ = ragged
+    for T, B in ((0, 3), (4, 0), (0, 0)):
+        y, end, tape = net.forward(np.zeros((T, B, 4)))
+        grads = net.backward(tape, np.zeros(y.shape), details=True)
+        assert y.shape == (T, B, 12) and grads.x.shape == (T, B, 4) and end[0].shape == (2, B, 6)
+        assert not grads.params.flat.any() and grads.h.shape == (2, T, B, 6)
