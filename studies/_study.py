@@ -17,6 +17,7 @@ import re
 import signal
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -176,9 +177,9 @@ class Parts:
         """The arrays of a finished part; None where there is none, or it is damaged."""
         path = self.path(name, settings)
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
                 arrays = {key: stored[key] for key in stored.files}
-        except (FileNotFoundError, ValueError, EOFError, OSError, zipfile.BadZipFile):
+        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error):
             return None
         return arrays if str(arrays.pop("settings", "")) == _canonical(settings) else None
 

@@ -29,9 +29,11 @@ def report(**results) -> None:
     """The last line of a process: its results, and how many kernels it compiled and loaded."""
     from numba.core.dispatcher import Dispatcher
 
+    from fastrnn._jit import _ContentCache
+
     compiled, loaded = [], []
     for thing in gc.get_objects():
-        if isinstance(thing, Dispatcher) and thing.py_func.__module__.startswith("fastrnn"):
+        if isinstance(thing, Dispatcher) and type(thing._cache) is _ContentCache:  # a kernel; what it calls inlines into it
             compiled += [thing.py_func.__name__] * sum(thing.stats.cache_misses.values())
             loaded += [thing.py_func.__name__] * sum(thing.stats.cache_hits.values())
     print(json.dumps(results | {"compiled": sorted(compiled), "loaded": sorted(loaded)}))

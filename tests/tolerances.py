@@ -1,10 +1,10 @@
 """The one table of tolerances: name, number, and what was observed (a tolerance is at most 100 times that)."""
 
 TOLERANCES = {
-    "gradient_normwise": 1e-12,
-    "gradient_elementwise": 1e-9,
-    "torch": 1e-12,
-    "float32_gradient": 5e-6,
+    "gradient_normwise": 1e-12,  # 2.6e-15; the bound is the project's promise, wider than 100 times
+    "gradient_elementwise": 1e-9,  # 8e-12, elements below a millionth of the largest held to that; the project's promise
+    "torch": 1e-12,  # 2.4e-15, three layers both ways; the project's promise
+    "float32_gradient": 5e-6,  # 3.7e-7, three layers both ways
     "float32_gradient_long": 5e-5,
     "tanh_ulp_float32": 2.5,
     "tanh_ulp_float64": 4.0,
@@ -14,6 +14,6 @@ TOLERANCES = {
     "expm1_ulp": 2.5,
     "plain_twin_eps": 4.0,
     "interpreter": 1e-13,
-    "reference_identity": 1e-13,
-    "finite_differences": 1e-6,
+    "reference_identity": 1e-13,  # 3.3e-15, error / (1 + |value|)
+    "finite_differences": 5e-7,  # 5.9e-9, relative, step 1e-6
 }
