@@ -7,6 +7,7 @@ middle half), the rate, and whether outputs and gradients agree. Without PyTorch
 """
 
 import argparse
+import os
 import platform
 import sys
 import time
@@ -47,7 +48,8 @@ def main() -> int:
     chosen = [(cell, size) for cell, size in DEFAULT if cell in given.cells]
     if given.sizes:
         chosen = [(cell, size) for cell in given.cells for size in given.sizes]
-    print(f"{'cell':<5} {'B, D, H':<14} {'pass':<9} {'fastrnn ms':>10} {'GFLOP/s':>8} {'PyTorch ms':>11} {'ratio':>6}  {'middle half':<13} agree")
+    columns = f"{'cell':<5} {'B, D, H':<14} {'pass':<9} {'fastrnn ms':>10} {'GFLOP/s':>8}"
+    print(columns + f" {'PyTorch ms':>11} {'ratio':>6}  {'middle half':<13} agree")
     agree = True
     for cell, size in chosen:
         case = _case(cell, size, given.steps)
@@ -131,6 +133,8 @@ def _rounds(calls: dict, rounds: int) -> dict[str, np.ndarray]:
 def _print_machine(given) -> None:
     versions = f"fastrnn {fr.__version__}, numba {numba.__version__}, numpy {np.__version__}"
     versions += ", no PyTorch" if torch is None else f", torch {torch.__version__}"
+    if hasattr(os, "getloadavg") and (load := os.getloadavg()[0]) > 0.5:
+        print(f"the machine is not quiet (load {load:.1f}): these numbers mean little, PyTorch's least of all", file=sys.stderr)
     print(f"Python {platform.python_version()}, {versions}; {platform.machine()}, {given.threads} threads; float32, T = {given.steps}")
 
 

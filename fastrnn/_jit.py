@@ -6,7 +6,9 @@ fingerprint of everything a kernel can reach. An edited cell is never served sta
 """
 
 import hashlib
+import itertools
 import os
+import secrets
 import stat
 import sys
 import warnings
@@ -17,6 +19,7 @@ from types import CodeType, FunctionType, ModuleType
 import llvmlite
 import numba
 from numba import njit, types
+from numba.core.bytecode import FunctionIdentity
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
 from numba.core.dispatcher import Dispatcher
 from numba.extending import register_jitable
@@ -26,6 +29,21 @@ FASTMATH = {"contract"}
 INLINE = {"fastmath": FASTMATH, "error_model": "numpy", "forceinline": True}
 COMPILED = ("_jit.py", "_math.py", "cells/**/*.py", "kernels/**/*.py", "losses.py", "optimizers.py")  # the only files with Numba code
 JIT_DISABLED = bool(numba.config.DISABLE_JIT)
+
+
+def _number_functions_apart() -> None:
+    """Let this process number its functions from a random start.
+
+    Numba tells two functions of one name apart, in the symbols of compiled code, by a number counted from 1 in every process. Two
+    cells compiled in two processes then share symbols, and a third process that loads both from disk would run one's code in the
+    other: garbage, or a crash.
+    """
+    FunctionIdentity._unique_ids = itertools.count(1 + secrets.randbits(62))
+
+
+_number_functions_apart()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_number_functions_apart)
 
 
 def pointwise(function):

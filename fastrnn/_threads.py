@@ -8,7 +8,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 from . import _check
 
@@ -59,23 +59,39 @@ def run(tasks: Sequence[Callable[[], None]]) -> None:
                 return
             task()
 
-    futures = _submit(drain, helpers)
+    futures = []
     try:
+        _submit(drain, helpers, futures)
         drain()
     finally:
         queue.clear()  # after an error or an interruption nothing new is begun
-        for future in futures:
-            if not future.cancel():
-                future.result()
+        _join(futures)
+    for future in futures:
+        if not future.cancelled():
+            future.result()  # raises what its tasks raised
 
 
-def _submit(drain, helpers: int) -> list:
+def _submit(drain, helpers: int, futures: list) -> None:
     """Start `helpers` drains. A pool shut down between two lines by another thread's `set_num_threads` is replaced."""
     global _pool
     with _lock:
         if _pool is None:
             _pool = ThreadPoolExecutor(max(1, get_num_threads() - 1), thread_name_prefix="fastrnn")
-        return [_pool.submit(drain) for _ in range(helpers)]
+        for _ in range(helpers):
+            futures.append(_pool.submit(drain))
+
+
+def _join(futures: list) -> None:
+    """Return when no helper runs any more, even where an interruption (Ctrl-C) comes meanwhile, which is raised then: what they write to is ours."""
+    interruption = None
+    while True:
+        try:
+            wait([future for future in futures if not future.cancel()])
+            break
+        except KeyboardInterrupt as error:
+            interruption = error
+    if interruption is not None:
+        raise interruption
 
 
 def _forget_pool() -> None:

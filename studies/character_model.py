@@ -34,8 +34,10 @@ import fastrnn as fr
 
 CELLS = {"lstm": fr.LSTM, "gru": fr.GRU, "rnn": fr.RNN}
 CONTEXT = {"lstm": 0, "gru": 0, "rnn": 0, "feed-forward 5": 5, "feed-forward 1": 1}  # characters seen; 0: all so far
-# The best of 1e-3, 3e-3, 1e-2 in short runs.
-RATES = {"lstm": 1e-2, "gru": 1e-2, "rnn": 1e-3, "feed-forward 5": 3e-3, "feed-forward 1": 3e-3}
+GRID = (1e-3, 3e-3, 1e-2, 3e-2)
+# Of the grid the rate with the fewest bits on the validation part, with the settings of QUICK and seed 0, for every network
+# alike: the order of the networks depends on it. (The rnn at 1e-3 needs .2 bits more, the feed-forward 5 at 3e-3 .1.)
+RATES = {"lstm": 3e-2, "gru": 3e-3, "rnn": 3e-3, "feed-forward 5": 1e-2, "feed-forward 1": 1e-2}
 
 QUICK = {"weights": 99_527, "batch": 16, "updates": 1600}  # as many weights as an lstm of 128 units has here
 FULL = {"weights": 326_727, "batch": 32, "updates": 6000}  # ... of 256 units

@@ -20,7 +20,8 @@ def python(*arguments: str, cache_home: Path | None = None, folder: Path | None 
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(TESTS)]), "MPLBACKEND": "Agg"}
     if cache_home is not None:  # one of these names the folder, whatever the system
         environment |= dict.fromkeys(("XDG_CACHE_HOME", "LOCALAPPDATA", "HOME"), str(cache_home))
-    done = subprocess.run([sys.executable, "-W", "error", *arguments], env=environment, cwd=folder, capture_output=True, text=True, timeout=600)
+    command = [sys.executable, "-W", "error", *arguments]
+    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -58,7 +58,11 @@ def test_warmup_says_what_it_compiles_and_keeps_it():
 
 def test_warmup_goes_through_all_cells_and_the_dtypes_asked_for(capsys, monkeypatch):
     done = []
-    monkeypatch.setattr(cli, "_jobs", lambda cells, dtype: [(f"{cell} {dtype}", lambda cell=cell: done.append((cell, dtype))) for cell in cells])
+
+    def jobs(cells, dtype):
+        return [(f"{cell} {dtype}", lambda cell=cell: done.append((cell, dtype))) for cell in cells]
+
+    monkeypatch.setattr(cli, "_jobs", jobs)
     assert cli.main(["warmup", "--dtypes", "float64", "float32"]) == 0
     assert done == [(cell, dtype) for dtype in ("float64", "float32") for cell in fastrnn.CELLS]
     assert cli.main(["warmup", "--cells", "rnn"]) == 0

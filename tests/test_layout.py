@@ -31,7 +31,8 @@ UPWARD = {("model", "io"), ("history", "plot")}  # methods that call what stands
 
 COMPILES = {"_jit", "_math", "cells", "kernels", "losses", "optimizers"}
 OPENS = {"_jit", "io", "data"}
-FILE_CALLS = {"open", "read_text", "write_text", "read_bytes", "write_bytes", "fdopen", "memmap", "fromfile", "tofile", "savez", "genfromtxt"}
+FILE_CALLS = {"open", "fdopen", "read_text", "write_text", "read_bytes", "write_bytes"}
+FILE_CALLS |= {"memmap", "fromfile", "tofile", "savez", "savetxt", "loadtxt", "genfromtxt"}
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve"}
 FORBIDDEN_CALLS = {"eval", "exec", "__import__", "breakpoint"}
 

@@ -62,7 +62,7 @@ class Linear:
 
     def forward(self, x, *, rng=None):
         """(y, tape) for x (..., input_size)."""
-        x = _check.array("x", x, (*["..."] * (np.ndim(x) - 1), self.input_size), self.dtype)
+        x = _check.array("x", x, (*_any(_ndim(x) - 1), self.input_size), self.dtype)
         N, O, Op = x[..., 0].size, self.output_size, padded(self.output_size, self.dtype)
         weight, bias, y = np.empty(self.input_size * Op, self.dtype), np.zeros(Op, self.dtype), np.empty((N, O), self.dtype)
         pack_columns(self.params["weight"], np.arange(O), weight)
@@ -136,7 +136,7 @@ class Embedding:
 
     def forward(self, x, *, rng=None):
         """(y, tape) for integers x in [0, num_symbols)."""
-        shape = ("...",) * (np.ndim(x) - (self.group is not None)) + ((self.group,) if self.group else ())
+        shape = _any(_ndim(x) - 1) + (self.group,) if self.group else _any(_ndim(x))
         tokens = _check.integers("x", x, shape, 0, self.num_symbols - 1, meaning="(symbols)")
         y = self.params["weight"][tokens]
         return (y.reshape(*tokens.shape[:-1], self.output_size) if self.group else y), tokens
@@ -144,7 +144,7 @@ class Embedding:
     def backward(self, tape, dy):
         """(None, grads) from dL/dy: integers have no gradient."""
         grads = self.params.like()
-        dy = _check.array("dy", dy, ("...",) * np.ndim(dy), self.dtype)
+        dy = _check.array("dy", dy, (*(tape.shape[:-1] if self.group else tape.shape), self.output_size), self.dtype)
         embed_backward(tape.reshape(-1), dy.reshape(tape.size, self.dimension), grads["weight"])
         return None, grads
 
@@ -170,9 +170,24 @@ class Dropout:
         """(y, tape) for x of any shape."""
         if rng is None or self.rate == 0.0:
             return x, None
+        given = getattr(x, "dtype", None)
+        x = _check.array("x", x, _any(_ndim(x)), given if given in _check.FLOATS else "float64")
         mask = dropout_mask(rng, x.shape, self.rate, x.dtype)
         return x * mask, mask
 
     def backward(self, tape, dy):
         """(dx, no gradients) from dL/dy."""
-        return (dy if tape is None else dy * tape), Params({}, "float32")
+        return (dy if tape is None else _check.array("dy", dy, tape.shape, tape.dtype) * tape), Params({}, "float32")
+
+
+def _ndim(x) -> int:
+    """Axes of an array_like; 1 where it has none in common, which the check that follows words."""
+    try:
+        return np.ndim(x)
+    except ValueError:
+        return 1
+
+
+def _any(n: int) -> tuple[str, ...]:
+    """n axes of any size, for `_check`."""
+    return ("...",) * n

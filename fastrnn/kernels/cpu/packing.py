@@ -46,7 +46,9 @@ def add_transposed(sums, rows, gradient):
     The first slice's sum is used up.
     """
     K = gradient.shape[1]
-    columns = sums.shape[1] // K if K else 0
+    columns = sums.shape[1] // K if K and sums.shape[0] else 0
+    if columns == 0:
+        return  # an empty batch has no slices
     for k in range(K):
         line = sums[0, k * columns : (k + 1) * columns]
         for s in range(1, sums.shape[0]):
