@@ -16,14 +16,14 @@ export MPLBACKEND := Agg
 venv: $(VENV)/installed
 
 $(VENV)/installed: pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is required: make PYTHON=...")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is required: make PYTHON=...")'
 	$(PYTHON) -m venv --clear $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[data,studies,progress,test]'
 	touch $@
 
 # The oracle of some tests; without it they are skipped. TORCH= leaves it out.
 $(VENV)/torch: $(VENV)/installed
-	if [ -z "$(TORCH)" ] || $(RUN) -m pip install --quiet --disable-pip-version-check $(TORCH); then touch $@; \
+	@if [ -z "$(TORCH)" ] || $(RUN) -m pip install --quiet --disable-pip-version-check $(TORCH); then touch $@; \
 	else echo "PyTorch could not be installed: tests against it are skipped"; fi
 
 test: $(VENV)/installed $(VENV)/torch
@@ -32,7 +32,7 @@ test: $(VENV)/installed $(VENV)/torch
 
 # Every study in its quick form; one that fails does not keep the others from running.
 studies: $(VENV)/installed
-	failed=; for study in studies/[!_]*.py; do \
+	@failed=; for study in studies/[!_]*.py; do \
 		echo "== $$study"; $(RUN) $$study --quick --out $(OUT) || failed="$$failed $$study"; \
 	done; if [ -n "$$failed" ]; then echo "failed:$$failed"; exit 1; fi
 

@@ -82,7 +82,7 @@ def _submit(drain, helpers: int, futures: list) -> None:
 
 
 def _join(futures: list) -> None:
-    """Return when no helper runs any more, even where an interruption (Ctrl-C) comes meanwhile, which is raised then: what they write to is ours."""
+    """Return when no helper runs any more: what they write to is the caller's. An interruption (Ctrl-C) meanwhile is raised afterwards."""
     interruption = None
     while True:
         try:

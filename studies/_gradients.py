@@ -93,6 +93,8 @@ def memory(curve: np.ndarray, start: int = 1) -> float:
     Counted from lag 1, past the readout's own step: through an LSTM's output gate that step costs a factor once, not
     once a step. Between lags the logarithm is interpolated, so that a^k gives ln 2 / -ln a.
     """
+    if not curve[start] > 0.0:  # nothing got even that far: units that ReLU has switched off
+        return 0.0
     relative = np.asarray(curve, float)[start:] / curve[start]
     below = np.flatnonzero(relative <= 0.5)
     if not below.size:

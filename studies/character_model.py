@@ -413,7 +413,7 @@ def draw_curves(ax, rows: list[dict], colors: dict) -> None:
         ax.annotate(label, (0.99, level(rows, name)), xycoords=("axes fraction", "data"), xytext=(0, 2),
                     textcoords="offset points", ha="right", fontsize=6.5)  # fmt: skip
     ax.set(xscale="log", xlabel="characters seen in training", ylabel="bits per character, held-out text")
-    ax.set_ylim(top=1.45 * level(rows, "unigram"))  # room for the legend
+    ax.set_ylim(top=1.7 * level(rows, "unigram"))  # room for the legend
     ax.legend(loc="upper right")
 
 

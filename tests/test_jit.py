@@ -46,8 +46,9 @@ def make(code, **names):
 
 def test_closures_and_defaults_count():
     functions = [scaled(2.0), scaled(3.0), scaled(2), scaled(2.0, abs), scaled(2.0, scaled(1.0)), scaled(2.0, scaled(4.0))]
-    functions += [scaled(2.0, abs, 1.0), scaled(2.0, pointwise(scaled(1.5))), scaled(2.0, njit(scaled(2.5))), scaled((2.0, 1)), scaled(-0.0)]
-    functions += [scaled(0.0), scaled(np.float32(2.0)), scaled(np.array([2.0])), scaled(np.array([3.0])), scaled(True), scaled(1)]
+    functions += [scaled(2.0, abs, 1.0), scaled(2.0, pointwise(scaled(1.5))), scaled(2.0, njit(scaled(2.5))), scaled((2.0, 1))]
+    functions += [scaled(-0.0), scaled(0.0), scaled(np.float32(2.0)), scaled(np.array([2.0])), scaled(np.array([3.0])), scaled(True)]
+    functions += [scaled(1)]
     marks = [fingerprint(function) for function in functions]
     assert len(set(marks)) == len(marks)
     assert fingerprint(scaled(2.0, scaled(4.0))) == marks[5] and fingerprint(scaled(np.array([3.0]))) == marks[14]
@@ -93,7 +94,10 @@ def modules(tmp_path, monkeypatch):
     ("user", "helpers"),
     {
         "function": ("from fr_helper import g\ndef f(x): return g(x)\n", ("def g(x): return x", "def g(x): return x + 1")),
-        "its constant": ("from fr_helper import g\ndef f(x): return g(x)\n", ("K = 1\ndef g(x): return x + K", "K = 2\ndef g(x): return x + K")),
+        "its constant": (
+            "from fr_helper import g\ndef f(x): return g(x)\n",
+            ("K = 1\ndef g(x): return x + K", "K = 2\ndef g(x): return x + K"),
+        ),
         "function by module": ("import fr_helper\ndef f(x): return fr_helper.g(x)\n", ("def g(x): return x", "def g(x): return x + 1")),
         "constant by module": ("import fr_helper\ndef f(x): return x + fr_helper.K\n", ("K = 1.0", "K = 2.0")),
         "compiled by module": (
@@ -189,7 +193,8 @@ def test_a_kernel_is_found_by_a_second_process_and_never_stale(tmp_path):
     seen = []
     for factor in (2.0, 2.0, 3.0, 2.0):
         (tmp_path / "fr_part.py").write_text(part.format(factor))
-        seen.append(python([tmp_path / "tiny.py"], XDG_CACHE_HOME=str(tmp_path), PYTHONHASHSEED=str(len(seen)), PYTHONDONTWRITEBYTECODE="1"))
+        options = {"XDG_CACHE_HOME": str(tmp_path), "PYTHONHASHSEED": str(len(seen)), "PYTHONDONTWRITEBYTECODE": "1"}
+        seen.append(python([tmp_path / "tiny.py"], **options))
     assert seen == ["6.0 0 True", "6.0 1 True", "9.0 0 True", "6.0 1 True"]
 
 

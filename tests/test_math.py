@@ -4,10 +4,10 @@ import math
 
 import numpy as np
 import pytest
+from tolerances import TOLERANCES
 
 from fastrnn._jit import kernel
 from fastrnn._math import ACTIVATIONS, activations, exp, expm1, sigmoid, tanh
-from tolerances import TOLERANCES
 
 NAMES = ("exp", "expm1", *ACTIVATIONS)
 PLAIN = (exp, expm1, *(f for f, _ in ACTIVATIONS.values()))

@@ -248,6 +248,7 @@ def test_effective_memory_starts_past_the_readout_and_may_have_no_end():
     assert _gradients.memory([1.0, 0.1, 0.1, 0.1]) == math.inf
     assert _gradients.memory([1.0, 0.1, 0.1, 0.1], 0) < 1
     assert _gradients.memory([1.0, 1.0, 1.0, 0.0, 0.0]) == 2.0
+    assert _gradients.memory([1.0, 0.0, 0.0]) == 0.0
 
 
 @pytest.mark.parametrize("kind", [*gradient_vanishing.AT_START, *gradient_vanishing.TRAINED])
@@ -300,3 +301,15 @@ def test_a_run_that_diverges_is_not_solved():
     with np.errstate(all="ignore"):
         found = _gradients.train(settings)
     assert found["diverged"] and found["solved"] == -1 and found["updates"] < 50
+
+
+def test_the_copy_problem_is_read_out_at_every_step():
+    (name, settings), _ = gradient_vanishing.copy_jobs({"copy": {"length": 3, "updates": 2}})
+    found = _gradients.train(settings | {"hidden": 4, "batch": 2})
+    assert name == "copy tanh" and found["updates"] == 2
+    assert math.isnan(found["error"]) and 0 < found["loss"] < 5
+
+
+def test_every_closed_form_of_a_network_is_a_factor_a_step():
+    expected = {"tanh 0.5": 0.5, "orthogonal": 1.0, "irnn": 1.0, "lstm 0": 0.5, "lstm 1": 1 / (1 + math.exp(-1)), "gru": 0.5}
+    assert {kind: gradient_vanishing.expected_decay(kind) for kind in expected} == pytest.approx(expected)
