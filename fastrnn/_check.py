@@ -78,10 +78,12 @@ def array(name: str, value, shape: tuple, dtype, *, meaning: str = "") -> np.nda
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name}: an array of shape {_words(shape)} is required; got {type(value).__name__}: {error}") from None
     if given.dtype.kind not in "fiub":
-        raise TypeError(f"{name}: real numbers are required; got dtype {given.dtype}. Convert it with numpy.asarray(..., dtype='{np.dtype(dtype)}')")
+        remedy = f"Convert it with numpy.asarray(..., dtype='{np.dtype(dtype)}')"
+        raise TypeError(f"{name}: real numbers are required; got dtype {given.dtype}. {remedy}")
     if given.ndim != len(shape) or any(isinstance(n, int) and n != m for n, m in zip(shape, given.shape)):
         raise ValueError(f"{name}: shape {_words(shape)}{meaning and ' ' + meaning} is required; got {given.shape}")
-    return np.ascontiguousarray(given, dtype=dtype)
+    result = np.ascontiguousarray(given, dtype=dtype)
+    return result if result.flags.writeable else result.copy()  # Numba compiles kernels anew for read-only arrays
 
 
 def integers(name: str, value, shape: tuple, minimum: int, maximum: int, *, meaning: str = "") -> np.ndarray:
@@ -99,7 +101,8 @@ def integers(name: str, value, shape: tuple, minimum: int, maximum: int, *, mean
     if given.size and (given.min() < minimum or given.max() > maximum):
         worst = given.min() if given.min() < minimum else given.max()
         raise ValueError(f"{name}: integers from {minimum} to {maximum} are required; got {worst}")
-    return np.ascontiguousarray(given, dtype=np.int64)
+    result = np.ascontiguousarray(given, dtype=np.int64)
+    return result if result.flags.writeable else result.copy()
 
 
 def lengths(value, T: int, B: int) -> np.ndarray:

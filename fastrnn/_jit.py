@@ -20,7 +20,7 @@ import llvmlite
 import numba
 from numba import njit, types
 from numba.core.bytecode import FunctionIdentity
-from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
+from numba.core.caching import CompileResultCacheImpl, FunctionCache, IndexDataCacheFile, _CacheLocator
 from numba.core.dispatcher import Dispatcher
 from numba.extending import register_jitable
 
@@ -132,8 +132,31 @@ class _Locator(_CacheLocator):
         return None
 
 
+class _Files(IndexDataCacheFile):
+    """One file a signature, named by it: two processes that compile at once do not meet in an index. Each ends in a hash of the rest."""
+
+    def load(self, key):
+        name = self._name(key)
+        try:
+            content = Path(self._data_path(name)).read_bytes()
+        except OSError:
+            return None
+        sound = hashlib.sha256(content[:-32]).digest() == content[-32:]
+        return self._load_data(name) if sound else None  # damaged: compiled again, and overwritten
+
+    def save(self, key, data):
+        self._save_data(self._name(key), data)
+
+    def _name(self, key) -> str:
+        return hashlib.sha256(repr(key).encode()).hexdigest()[:24] + ".nbc"
+
+    def _dump(self, obj):
+        payload = super()._dump(obj)
+        return payload + hashlib.sha256(payload).digest()
+
+
 class _ContentCache(FunctionCache):
-    """Numba's function cache under a key made of content, in a folder of ours; a damaged or full disk means no cache."""
+    """Numba's function cache under a key made of content, in a folder of ours; a full disk means no cache."""
 
     def __init__(self, function, folder: Path):
         class Impl(CompileResultCacheImpl):
@@ -145,21 +168,10 @@ class _ContentCache(FunctionCache):
         self._impl_class = Impl
         self._fingerprint = folder.name
         super().__init__(function)
+        self._cache_file = _Files(self._cache_path, self._impl.filename_base, folder.name)
 
     def _index_key(self, sig, codegen):
         return sig, codegen.magic_tuple(), self._fingerprint
-
-    def load_overload(self, sig, target_context):
-        try:
-            return super().load_overload(sig, target_context)
-        except (OSError, EOFError, ValueError, KeyError, AttributeError, ImportError, IndexError, TypeError, RuntimeError):
-            self.flush()  # a damaged entry: compile again and overwrite it
-            return None
-        except Exception as error:  # pickle.UnpicklingError, without importing pickle for its name
-            if type(error).__name__ != "UnpicklingError":
-                raise
-            self.flush()
-            return None
 
     def save_overload(self, sig, data):
         try:
@@ -230,15 +242,20 @@ def _feed_code(digest, code: CodeType, names: dict, seen: dict) -> None:
         else:
             _feed(digest, constant, seen)
     for name in code.co_names:
-        if name not in names:
-            continue
-        value = names[name]
-        if not isinstance(value, ModuleType):
-            _feed(digest, value, seen)
-        elif value.__name__.split(".")[0] not in _FOREIGN:  # helper.f: the functions of that module this code names
-            for attribute in code.co_names:
-                if isinstance(getattr(value, attribute, None), FunctionType):
-                    _feed(digest, getattr(value, attribute), seen)
+        if name in names:
+            _feed_global(digest, names[name], code.co_names, seen)
+
+
+def _feed_global(digest, value, attributes: tuple[str, ...], seen: dict) -> None:
+    """A global of some code; of a module, what that code names of it (Numba freezes `module.constant` just as well)."""
+    if not isinstance(value, ModuleType):
+        _feed(digest, value, seen)
+    elif value.__name__.split(".")[0] not in _FOREIGN and (id(value), attributes) not in seen:
+        seen[id(value), attributes] = len(seen), value
+        for name in attributes:
+            if hasattr(value, name):
+                digest.update(f"attribute {name};".encode())
+                _feed_global(digest, getattr(value, name), attributes, seen)
 
 
 def _source_hash(path: str) -> bytes:

@@ -66,7 +66,8 @@ class Model:
             raise TypeError(f"loss: a fastrnn loss such as CrossEntropy() is required; got {type(loss).__name__}")
         self.layers, self.loss, self.readout = tuple(layers), loss, _check.choice("readout", readout, READOUTS)
         self._recurrent = [layer for layer in layers if isinstance(layer, Recurrent)]
-        self._pool_at = 1 + max((k for k, layer in enumerate(layers) if isinstance(layer, Recurrent)), default=-1)
+        memory = max((k for k, layer in enumerate(layers) if isinstance(layer, Recurrent)), default=-1)
+        self._pool_at = max(1 + memory, int(isinstance(layers[0], Embedding)))  # how many layers stand before the readout
         self._check_layers()
         self.params, parts = Params.join({str(k): layer.params for k, layer in enumerate(layers)})
         for k, layer in enumerate(layers):
@@ -160,7 +161,8 @@ class Model:
             kind = _check.choice("kind", entry.get("kind"), LAYERS)
             if kind == "Recurrent" and options["cell"] not in CELLS:
                 if options["cell"] not in (cells or {}):
-                    raise ValueError(f"cells: a cell named {options['cell']!r} is required, as this model has one of its own; got {list(cells or {})}")
+                    known = list(cells or {})
+                    raise ValueError(f"cells: a cell named {options['cell']!r} is required, which is not built in; got {known}")
                 options["cell"] = cells[options["cell"]]
             layers.append(LAYERS[kind](**options))
         return cls(*layers, loss=losses.from_config(config["loss"]), readout=config["readout"])
@@ -174,7 +176,8 @@ class Model:
             x = np.asarray(x)
             rank = 3 if first.group else 2
             if x.ndim != rank:
-                raise ValueError(f"x: integers of shape {'(T, B)' if rank == 2 else f'(T, B, {first.group})'} are required; got shape {x.shape}")
+                shape = "(T, B)" if rank == 2 else f"(T, B, {first.group})"
+                raise ValueError(f"x: integers of shape {shape} are required; got shape {x.shape}")
             lengths = _check.lengths(lengths, *x.shape[:2])
             x = _cleared(x, lengths)
             return _check.integers("x", x, x.shape, 0, first.num_symbols - 1, meaning="(symbols)"), lengths

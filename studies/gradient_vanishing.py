@@ -43,9 +43,9 @@ def sizes(arguments) -> dict:
         "lengths": [20, 40] if quick else [20, 50, 100, 150, 200],
         "updates": 1000 if quick else 50_000,
         "test_every": 250,
+        "training_runs": min(arguments.seeds, 3) if quick else arguments.seeds,
         "runs": arguments.seeds,
         "copy": {} if quick else {"length": 100, "updates": 20_000},
-        "hidden_chaos": 512,
     }
 
 
@@ -81,7 +81,7 @@ def training_jobs(settings: dict):
     }
     for task in TASKS:
         for cell in TRAINED:
-            for seed in range(settings["runs"]):
+            for seed in range(settings["training_runs"]):
                 one = {"task": task, "cell": cell, "seed": seed, "length": settings["length"][task]}
                 yield f"{task} {cell} {seed}", common | own[task] | one
 
@@ -164,7 +164,7 @@ def training_rows(settings: dict, training: dict):
     """Panel (b): curves; and a row an update with loss, memory and, for plain networks, the spectral radius."""
     for task in TASKS:
         for cell in TRAINED:
-            runs = [training[f"{task} {cell} {seed}"] for seed in range(settings["runs"])]
+            runs = [training[f"{task} {cell} {seed}"] for seed in range(settings["training_runs"])]
             for p, update in enumerate(settings["probes"]):
                 at = {"network": cell, "task": task, "update": update}
                 # a run that diverged has no later probes

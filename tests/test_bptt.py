@@ -82,7 +82,8 @@ def test_truncation_where_a_sequence_is_read_once(readout, window):
         out = pooled @ m.params["1.weight"].T + m.params["1.bias"]
         dout = 2 * (out - target[b]) / (O * B)
         dpool = dout @ m.params["1.weight"]
-        share = np.full((length - begin, 1, 1), 1 / max(length, 1)) if readout == "mean" else np.arange(begin, length)[:, None, None] == length - 1
+        at = np.arange(begin, length)[:, None, None]
+        share = np.full(at.shape, 1 / max(length, 1)) if readout == "mean" else at == length - 1
         if length:
             found = net.backward(tape, share * dpool).params
             for name in net.params:

@@ -31,7 +31,7 @@ def test_step_backward_is_the_derivative_of_step(variant):
         assert len(s_new) == len(cell.states) and len(saved) == len(cell.saved)
         groups = cell.step_backward(saved, s, s_new, p, tuple(weights))
 
-        def loss(a, s, p):
+        def loss(a, s, p, weights=weights):
             return sum(w * v for w, v in zip(weights, cell.step(a, s, p)[0]))
 
         modulated = [slot.modulated for slot in cell.slots]

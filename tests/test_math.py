@@ -164,7 +164,8 @@ def test_compiled_equals_plain_python(dtype):
     for name, f, df in zip(NAMES, PLAIN, DERIVATIVES):
         plain = np.array([f(a) for a in x])
         assert plain.dtype == dtype, name
-        np.testing.assert_allclose(y[name], plain, rtol=TOLERANCES["plain_twin_eps"] * eps, atol=0, err_msg=name)
+        cancels = eps if name == "hard_sigmoid" else 0.0  # near -3, where the compiled code fuses and Python rounds twice
+        np.testing.assert_allclose(y[name], plain, rtol=TOLERANCES["plain_twin_eps"] * eps, atol=cancels, err_msg=name)
         if df is not None:  # 1 - y y is fused when compiled: no rounding of y y
             np.testing.assert_allclose(dy[name], np.array([df(b) for b in y[name]]), rtol=eps, atol=eps, err_msg=name)
 

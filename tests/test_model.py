@@ -72,6 +72,11 @@ def test_embedding_model_and_padding_of_any_symbol():
     found = model.gradient(x, target, LENGTHS)
     exact = central(lambda: model.evaluate(x, target, LENGTHS)["loss"], model.params.flat)
     assert abs(found.grads.flat - exact).max() < 1e-9
+    for readout in ("last", "mean"):
+        flat = fr.Model(fr.Embedding(7, 3, **d), fr.Linear(3, 7, **d), loss=fr.CrossEntropy(), readout=readout)
+        found = flat.gradient(x, np.array([1, 2, 3, 4]), LENGTHS)
+        exact = central(lambda m=flat: m.evaluate(x, np.array([1, 2, 3, 4]), LENGTHS)["loss"], flat.params.flat)
+        assert abs(found.grads.flat - exact).max() < 1e-9
     with pytest.raises(ValueError, match="x: integers from 0 to 6 are required; got 7"):
         model.predict(np.full((2, 1), 7))
     with pytest.raises(TypeError, match="x: integers are required; got dtype float64"):

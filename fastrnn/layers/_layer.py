@@ -50,7 +50,8 @@ class Layer:
             y[0, rows.steps :] = 0.0  # the kernel clears what lies between a row's length and the longest
             mask = np.empty((1, 0, H), dtype) if mask is None else mask[None]
             tape = self._room(tape_steps, B, dtype) + (np.zeros((1, rows.steps * details, B, len(self.cell.slots), H), dtype),)
-            kept.append(Kept(Batch(x[None], rows.order, rows.lengths, mask), y, n * H * self.concat, *tape, [], segment or max(rows.steps, 1)))
+            batch = Batch(x[None], rows.order, rows.lengths, mask)
+            kept.append(Kept(batch, y, n * H * self.concat, *tape, [], segment or max(rows.steps, 1)))
         weights = [d.pack(p, backward=False) for d, p in zip(self.directions, parameters)]
         for begin in range(0, rows.steps, kept[0].segment):
             end, calls = min(begin + kept[0].segment, rows.steps), []
@@ -107,7 +108,10 @@ class Layer:
                 if room is None:
                     room = [self._room(segment, B, dtype) for _ in kept]
                     forth = [d.pack(p, backward=False) for d, p in zip(self.directions, parameters)]
-                kept = [k._replace(others=others, saved=saved, preactivations=k.preactivations[:, :0]) for k, (others, saved) in zip(kept, room)]
+                kept = [
+                    k._replace(others=others, saved=saved, preactivations=k.preactivations[:, :0])
+                    for k, (others, saved) in zip(kept, room)
+                ]
                 run_side_by_side(*(
                     d.forward(w, k, grid, k.starts[first // segment].copy(), first, last)
                     for d, w, k, grid in zip(self.directions, forth, kept, grids)

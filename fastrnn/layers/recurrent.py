@@ -234,7 +234,8 @@ class Recurrent:
         """Take all parameters from a mapping of the same names (arrays, or CPU tensors of PyTorch)."""
         missing, unknown = self.params.keys() - arrays.keys(), arrays.keys() - self.params.keys()
         if missing or unknown:
-            raise ValueError(f"arrays: exactly the names {list(self.params)} are required; missing {sorted(missing)}, unknown {sorted(unknown)}")
+            got = f"missing {sorted(missing)}, unknown {sorted(unknown)}"
+            raise ValueError(f"arrays: exactly the names {list(self.params)} are required; {got}")
         checked = {name: _check.array(name, arrays[name], self.params.shapes[name], self.dtype) for name in self.params}
         for name, value in checked.items():
             self.params[name] = value
@@ -390,7 +391,8 @@ class Recurrent:
             return self._states_in("state", state, rows), False
         B = rows.order.shape[0]
         return [
-            np.stack([np.tile(self.params[f"initial_{name}{suffix}"], (B, 1)) for name in self.cell.states])[None] for suffix in self._suffixes
+            np.stack([np.tile(self.params[f"initial_{name}{suffix}"], (B, 1)) for name in self.cell.states])[None]
+            for suffix in self._suffixes
         ], True
 
     def _states_in(self, name: str, state, rows: Rows) -> list[np.ndarray]:
@@ -439,7 +441,7 @@ class Recurrent:
         return result if len(parts) > 1 else result[0]
 
     def _segment(self, T: int, rows: Rows, memory) -> int:
-        """How many steps' tape to hold at a time so that it fits `memory` bytes: all of them, or the most that leave room for the states."""
+        """How many steps' tape to hold at a time so that it fits `memory` bytes: all, or the most that leave room for the states."""
         steps, B = max(rows.steps, 1), rows.order.shape[0]
         if memory is None:
             return steps

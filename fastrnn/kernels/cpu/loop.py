@@ -274,7 +274,8 @@ def make_forward(cell):
         for item in range(first_item, last_item):
             member, first = item // slices, (item % slices) * rows
             count, mask_e, unit_e = min(rows, B - first), mask[member % mask.shape[0]], unit[member]
-            x_e, y_e, others_e, saved_e, preactivations_e = x[member % x.shape[0]], y[member], others[member], saved[member], preactivations[member]
+            x_e, y_e, others_e, saved_e = x[member % x.shape[0]], y[member], others[member], saved[member]
+            preactivations_e = preactivations[member]
             for r in range(count):
                 for i in range(S):
                     copy_row(state[member, i, order[first + r]], s[r, i])
