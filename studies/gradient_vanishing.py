@@ -38,10 +38,10 @@ def sizes(arguments) -> dict:
     quick = arguments.quick
     return {
         "start": {"length": 200, "hidden": 100, "sequences": 10, "seeds": 4 * arguments.seeds},
-        "probes": [0, 100, 300, 1000] if quick else [0, 100, 300, 1000, 3000, 8000],
-        "length": {"adding": 50 if quick else 100, "temporal order": 50},
+        "probes": [0, 50, 200, 600] if quick else [0, 100, 300, 1000, 3000, 8000],
+        "length": {"adding": 30 if quick else 100, "temporal order": 30 if quick else 50},
         "lengths": [20, 40] if quick else [20, 50, 100, 150, 200],
-        "updates": 1000 if quick else 50_000,
+        "updates": 750 if quick else 50_000,
         "test_every": 250,
         "training_runs": min(arguments.seeds, 3) if quick else arguments.seeds,
         "runs": arguments.seeds,
