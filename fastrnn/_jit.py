@@ -17,6 +17,7 @@ from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 
 import llvmlite
+import llvmlite.binding
 import numba
 from numba import njit, types
 from numba.core.bytecode import FunctionIdentity
@@ -24,9 +25,14 @@ from numba.core.caching import CompileResultCacheImpl, FunctionCache, IndexDataC
 from numba.core.dispatcher import Dispatcher
 from numba.extending import register_jitable
 
-# Never nnan / ninf (isnan would fold to False); no arcp (vector division would become an estimate); no reassoc (order is promised).
-FASTMATH = {"contract"}
-INLINE = {"fastmath": FASTMATH, "error_model": "numpy", "forceinline": True}
+# No fast-math flag at all. nnan, ninf: isnan would fold to False; arcp: vector division would become an estimate; reassoc: order is
+# promised; contract: where a product is fused with a sum would depend on what was inlined where, and the bits with it. What is to be
+# fused says so: `_math.fma`, and the tile product.
+INLINE = {"error_model": "numpy", "forceinline": True}
+_FEATURES = llvmlite.binding.get_host_cpu_features()
+X86 = llvmlite.binding.get_process_triple().startswith(("x86_64", "i686", "amd64"))
+VECTOR_BYTES = 64 if _FEATURES.get("avx512f") else 32 if _FEATURES.get("avx2") else 16
+FUSED = not X86 or bool(_FEATURES.get("fma"))  # the machine multiplies and adds in one rounding
 COMPILED = ("_jit.py", "_math.py", "cells/**/*.py", "kernels/**/*.py", "losses.py", "optimizers.py")  # the only files with Numba code
 JIT_DISABLED = bool(numba.config.DISABLE_JIT)
 
@@ -57,7 +63,7 @@ def pointwise(function):
 
 def loop(function):
     """A loop that stays a function of its own when compiled, so that LLVM checks its arrays for overlap at each call, not over all rows."""
-    return register_jitable(fastmath=FASTMATH, error_model="numpy")(function)
+    return register_jitable(error_model="numpy")(function)
 
 
 def kernel(function, *, allocates: bool = False):
@@ -65,7 +71,7 @@ def kernel(function, *, allocates: bool = False):
     if JIT_DISABLED:
         return function
     # _nrt=False: a kernel allocates nothing, so its arrays need no reference counts (a third less code to compile)
-    dispatcher = njit(nogil=True, fastmath=FASTMATH, error_model="numpy", _nrt=allocates)(function)
+    dispatcher = njit(nogil=True, error_model="numpy", _nrt=allocates)(function)
     resolve = dispatcher.get_call_template
     # a call with a constant from another kernel would otherwise compile a variant of its own for Literal[int]
     dispatcher.get_call_template = lambda args, kws: resolve(tuple(map(types.unliteral, args)), kws)

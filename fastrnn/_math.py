@@ -12,9 +12,21 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, overload
 
-from ._jit import INLINE, pointwise
+from ._jit import FUSED, INLINE, pointwise
 
 _MAGIC = {types.float32: 12582912.0, types.float64: 6755399441055744.0}  # 1.5 * 2**mantissa: adding it rounds to an integer
+
+
+@intrinsic
+def fma(typing_context, x, y, z):
+    """x y + z in one rounding, where the machine has it. Compiled code only."""
+
+    def codegen(context, builder, signature, args):
+        if FUSED:
+            return builder.fma(*args)
+        return builder.fadd(builder.fmul(args[0], args[1]), args[2])
+
+    return x(x, x, x), codegen
 
 
 @intrinsic
@@ -41,34 +53,34 @@ def _reduced_overload(x):
 
         def reduced(x):
             f = type(x)
-            t = x * f(1.4426950408889634) + f(12582912.0)
+            t = fma(x, f(1.4426950408889634), f(12582912.0))
             n = t - f(12582912.0)
-            r = (x - n * f(0.693359375)) - n * f(-2.12194440e-4)
-            p = f(1.9890990824673654e-04) * r + f(1.3933649996309251e-03)
-            p = p * r + f(8.3333109254809e-03)
-            p = p * r + f(4.1666464925285904e-02)
-            p = p * r + f(1.6666666681623232e-01)
-            p = p * r + f(5.00000001346581e-01)
-            return p * (r * r) + r, t
+            r = fma(-n, f(-2.12194440e-4), fma(-n, f(0.693359375), x))
+            p = fma(f(1.9890990824673654e-04), r, f(1.3933649996309251e-03))
+            p = fma(p, r, f(8.3333109254809e-03))
+            p = fma(p, r, f(4.1666464925285904e-02))
+            p = fma(p, r, f(1.6666666681623232e-01))
+            p = fma(p, r, f(5.00000001346581e-01))
+            return fma(p, r * r, r), t
 
     else:
 
         def reduced(x):
             f = type(x)
-            t = x * f(1.4426950408889634) + f(6755399441055744.0)
+            t = fma(x, f(1.4426950408889634), f(6755399441055744.0))
             n = t - f(6755399441055744.0)
-            r = (x - n * f(6.93147180369123816490e-01)) - n * f(1.90821492927058770002e-10)
-            p = f(2.0914686968086876e-09) * r + f(2.5105217004720745e-08)
-            p = p * r + f(2.75572736431103e-07)
-            p = p * r + f(2.7557255400206422e-06)
-            p = p * r + f(2.4801587325547743e-05)
-            p = p * r + f(1.9841269874820627e-04)
-            p = p * r + f(1.3888888888883748e-03)
-            p = p * r + f(8.333333333326136e-03)
-            p = p * r + f(4.166666666666667e-02)
-            p = p * r + f(1.666666666666667e-01)
-            p = p * r + f(0.5)
-            return p * (r * r) + r, t
+            r = fma(-n, f(1.90821492927058770002e-10), fma(-n, f(6.93147180369123816490e-01), x))
+            p = fma(f(2.0914686968086876e-09), r, f(2.5105217004720745e-08))
+            p = fma(p, r, f(2.75572736431103e-07))
+            p = fma(p, r, f(2.7557255400206422e-06))
+            p = fma(p, r, f(2.4801587325547743e-05))
+            p = fma(p, r, f(1.9841269874820627e-04))
+            p = fma(p, r, f(1.3888888888883748e-03))
+            p = fma(p, r, f(8.333333333326136e-03))
+            p = fma(p, r, f(4.166666666666667e-02))
+            p = fma(p, r, f(1.666666666666667e-01))
+            p = fma(p, r, f(0.5))
+            return fma(p, r * r, r), t
 
     return reduced
 
@@ -99,7 +111,7 @@ def _exp_overload(x):
         p, t = _reduced(a)
         # below 1, 2**(n + 64) is normal even where 2**n is not: one rounding, in the last product
         scale = _power_of_two(t + f(64.0) if a < f(0.0) else t)
-        return (scale * p + scale) * (f(2.0**-64) if a < f(0.0) else f(1.0))
+        return fma(scale, p, scale) * (f(2.0**-64) if a < f(0.0) else f(1.0))
 
     return exp
 
@@ -122,7 +134,7 @@ def _expm1_overload(x):
         a = f(-low) if a < f(-low) else a
         p, t = _reduced(a)
         scale = _power_of_two(t)
-        return scale * p + (scale - f(1.0))
+        return fma(scale, p, scale - f(1.0))
 
     return expm1
 
@@ -151,7 +163,7 @@ def _tanh_far(a):
     f = type(a)
     p, t = _reduced(a + a)
     scale = _power_of_two(t)
-    return f(1.0) - f(2.0) / (scale * p + (scale + f(1.0)))
+    return f(1.0) - f(2.0) / fma(scale, p, scale + f(1.0))
 
 
 def _tanh_near(a):
@@ -166,24 +178,24 @@ def _tanh_near_overload(a):
         def near(a):
             f = type(a)
             z = a * a
-            p = f(0.01942095168) * z + f(-0.05372263273)
-            p = p * z + f(0.1333234894)
-            p = p * z + f(-0.33333321)
-            return a * z * p + a
+            p = fma(f(0.01942095168), z, f(-0.05372263273))
+            p = fma(p, z, f(0.1333234894))
+            p = fma(p, z, f(-0.33333321))
+            return fma(a * z, p, a)
 
     else:
 
         def near(a):
             f = type(a)
             z = a * a
-            p = f(0.00047463507538357465) * z + f(-0.0014306920552077987)
-            p = p * z + f(0.003589118149446514)
-            p = p * z + f(-0.008863024670018448)
-            p = p * z + f(0.021869479889706087)
-            p = p * z + f(-0.05396825377159457)
-            p = p * z + f(0.13333333333116645)
-            p = p * z + f(-0.33333333333332515)
-            return a * z * p + a
+            p = fma(f(0.00047463507538357465), z, f(-0.0014306920552077987))
+            p = fma(p, z, f(0.003589118149446514))
+            p = fma(p, z, f(-0.008863024670018448))
+            p = fma(p, z, f(0.021869479889706087))
+            p = fma(p, z, f(-0.05396825377159457))
+            p = fma(p, z, f(0.13333333333116645))
+            p = fma(p, z, f(-0.33333333333332515))
+            return fma(a * z, p, a)
 
     return near
 
@@ -207,7 +219,7 @@ def _sigmoid_overload(x):
         p, t = _reduced(a)
         # all times 2**-64, which changes no rounding, and e**104 stays finite; every operation is monotone
         scale, one = _power_of_two(t - f(64.0)), f(2.0**-64)
-        return one / (scale * p + (scale + one))
+        return one / fma(scale, p, scale + one)
 
     return sigmoid
 

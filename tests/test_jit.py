@@ -369,3 +369,21 @@ def test_a_constant_of_another_kernel_compiles_no_variant():
     twice(x)
     add(x, 5)
     assert x[0] == 12.0 and len(add.signatures) == 1
+
+
+LSTM_BITS = """
+import hashlib
+import numpy as np
+import fastrnn as fr
+
+net = fr.LSTM(8, 24, seed=0)
+y, _, tape = net.forward(np.random.default_rng(0).normal(size=(40, 9, 8)).astype("f4"))
+grads = net.backward(tape, y)
+print(hashlib.sha256(y.tobytes() + grads.x.tobytes() + grads.params.flat.tobytes()).hexdigest())
+"""
+
+
+def test_compiled_and_loaded_kernels_give_the_same_bits(tmp_path):
+    """A kernel just compiled calls its parts as they were compiled alone, a loaded one as they were compiled into it."""
+    home = dict.fromkeys(("XDG_CACHE_HOME", "LOCALAPPDATA", "HOME"), str(tmp_path))
+    assert python(["-c", LSTM_BITS], **home) == python(["-c", LSTM_BITS], **home)

@@ -5,20 +5,15 @@ is one chain of fused multiply-adds over k ascending, begun from C: the result d
 the rows beside it, nor on where a longer sum was cut.
 """
 
-import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ..._jit import JIT_DISABLED, kernel
+from ..._jit import FUSED, JIT_DISABLED, VECTOR_BYTES, X86, kernel
 
-_FEATURES = llvm.get_host_cpu_features()
-_X86 = llvm.get_process_triple().startswith(("x86_64", "i686", "amd64"))
-VECTOR_BYTES = 64 if _FEATURES.get("avx512f") else 32 if _FEATURES.get("avx2") else 16
-_FUSED = not _X86 or bool(_FEATURES.get("fma"))
-WIDE = 4 if VECTOR_BYTES == 64 or not _X86 else 2  # vectors of a full panel: 6 x 4 accumulators of 32 registers, or 6 x 2 of 16
+WIDE = 4 if VECTOR_BYTES == 64 or not X86 else 2  # vectors of a full panel: 6 x 4 accumulators of 32 registers, or 6 x 2 of 16
 TALL = 6
 
 
@@ -61,7 +56,7 @@ def _make_tile(rows: int, vectors: int):
                 return value
 
             def fused(x, y, z):
-                if not _FUSED:
+                if not FUSED:
                     return builder.fadd(builder.fmul(x, y), z)
                 name = f"llvm.fma.v{width}f{bits}"
                 return builder.call(cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector, [vector] * 3), name), [x, y, z])
