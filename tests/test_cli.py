@@ -53,7 +53,8 @@ def test_warmup_says_what_it_compiles_and_keeps_it():
     assert [line.split()[1] for line in lines][0] == "gru"
     assert {"CrossEntropy", "MeanSquaredError", "Adam", "AdamW", "RMSprop", "SGD"} <= {line.split()[1] for line in lines}
     assert last.startswith("ready in ")
-    assert {path.name.split("-")[0] for path in Path(home.name).rglob("*.nbi")} >= {"forward", "backward", "_adam"}
+    kept = [path.parent.name for path in Path(home.name).rglob("*.nbc")]  # one folder a kernel
+    assert len(set(kept)) >= 10
 
 
 def test_warmup_goes_through_all_cells_and_the_dtypes_asked_for(capsys, monkeypatch):
