@@ -83,7 +83,8 @@ class Truncated:
     """Back through the last `window` steps, every `stride` steps: BPTT(window; stride) of Williams & Peng (1990).
 
     With readout "every" there is a pass, hence an update, every `stride` steps. Where a model reads a sequence out once, at its end,
-    there is one pass, from each sequence's end back through its last `window` steps.
+    there is one pass, from each sequence's end back through its last `window` steps. A window ends where its batch begins: a state
+    carried over from the batch before (``fit(carry_state=True)``) counts as given.
 
     Parameters
     ----------
