@@ -261,7 +261,7 @@ def training_claims(settings: dict, rows: list) -> list:
         claims.append(s.at_most(f"{at} of the lstm", lstm, 0.005, "a NumPy run: .0007"))
     radius = last["temporal order", "tanh"]["radius"]
     claim = "temporal order, tanh rnn: ρ(W), .95 before training, after it"
-    source = "Pascanu et al.'s own log, with their regulariser: 1.24"
+    source = "Pascanu et al.'s own log, with a regulariser: 1.24"
     claims.append(s.at_least(claim, radius, 1.0, source))
     return claims
 
