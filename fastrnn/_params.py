@@ -1,5 +1,6 @@
 """Named arrays that share one flat buffer: parameters, their gradients, and the optimizer's moments."""
 
+import math
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -30,13 +31,13 @@ class Params(Mapping):
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], dtype, flat: np.ndarray | None = None):
         self.shapes = dict(shapes)
-        size = sum(int(np.prod(shape, dtype=np.int64)) for shape in self.shapes.values())
+        size = sum(math.prod(shape) for shape in self.shapes.values())
         self.flat = np.zeros(size, dtype) if flat is None else flat
         if self.flat.shape != (size,):
             raise ValueError(f"flat: a buffer of shape ({size},) is required for these shapes; got {self.flat.shape}")
         self._views, start = {}, 0
         for name, shape in self.shapes.items():
-            stop = start + int(np.prod(shape, dtype=np.int64))
+            stop = start + math.prod(shape)
             self._views[name] = self.flat[start:stop].reshape(shape)
             start = stop
 
