@@ -151,7 +151,7 @@ def test_japanese_vowels():
     std = np.std(np.concatenate(data.train.x), axis=0)
     train, test = ([((x - mean) / std).astype("f4") for x in part.x] for part in (data.train, data.test))
     for kind in (fr.RNN, fr.GRU, fr.LSTM):
-        # the rnn's accuracy depends on the weights it starts from: .93 to .98 over seeds 1, 2, 3
+        # seed and schedule were chosen with the accuracy in sight: the rnn gets .93 to .98 over seeds 1, 2, 3
         model = fr.Model(kind(12, 64, seed=3), fr.Linear(64, 9, seed=4), loss=fr.CrossEntropy(), readout="last")
         optimizer = fr.Adam(fr.schedules.CosineDecay(3e-3, 60 * 9), clip_norm=1.0)
         fr.fit(model, (train, data.train.target), optimizer=optimizer, epochs=60, batch_size=32, seed=0)
