@@ -251,6 +251,18 @@ def test_chunks_are_the_same_as_the_whole(pair, cuts):
     assert reference.normwise(total, grads.params.flat) <= TOLERANCES["gradient_normwise"]
 
 
+def test_many_kernel_calls_are_the_same_as_one(pair, monkeypatch):
+    """Long work is cut into calls of bounded length; here each takes one block of steps."""
+    net, lengths, (x, state, dy, dstate) = pair
+    y, final, grads = gradients(net, x, state, dy, dstate, lengths)
+    assert net._directions[0].grid(40, net.dtype).block < 60
+    monkeypatch.setattr("fastrnn.layers._direction.SPAN_WORK", 1.0)
+    y2, final2, grads2 = gradients(net, x, state, dy, dstate, lengths)
+    assert_same_bits((y, grads.x, grads.params.flat), (y2, grads2.x, grads2.params.flat))
+    assert_same_bits(final, final2)
+    assert_same_bits(grads.state, grads2.state)
+
+
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("variant", [("lstm", {}), ("gru", {"reset_after": False})], ids=label)
 def test_checkpoints_give_the_same_bits(variant, bidirectional):

@@ -14,6 +14,7 @@ from ..kernels.cpu.product import padded
 BLOCK_BYTES = 384 * 1024  # what a block of time may take of a core's second-level cache
 SERIAL_WORK = 4e6  # operations below which waking a second thread costs more than it saves
 SPAN_WORK = 2e10  # operations in one kernel call at most, so that an interruption is seen within a second
+ROW_WORK = 1e5  # operations that a row of one step costs beside its arithmetic: what small layers spend their time on
 
 
 class Grid(NamedTuple):
@@ -140,7 +141,7 @@ class Direction:
 
     def _spans(self, begin: int, end: int, offset: int, grid: Grid, B: int, column: int):
         """[begin, end) in kernel calls of bounded length, cut on the grid of blocks."""
-        steps = max(1, int(SPAN_WORK / (self.operations(B) + 1.0))) // grid.block * grid.block or grid.block
+        steps = int(SPAN_WORK / (self.operations(B) + ROW_WORK * B)) // grid.block * grid.block or grid.block
         for first in range(begin // steps * steps, end, steps):
             yield Span(max(first, begin), min(first + steps, end), offset, grid.block, grid.rows, int(self.reverse), column)
 

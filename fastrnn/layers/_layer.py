@@ -28,7 +28,7 @@ class Layer:
     """The directions of one layer. Parameters come as one dict a direction, by name without suffix."""
 
     def __init__(self, cell: Cell, input_size: int, hidden_size: int, reversals: tuple[bool, ...], merge: str):
-        self.cell, self.H, self.dtype = cell, hidden_size, None
+        self.cell, self.H = cell, hidden_size
         self.directions = [Direction(cell, input_size, hidden_size, backwards) for backwards in reversals]
         self.concat, self.merge = merge == "concat" or len(reversals) == 1, merge
 
@@ -89,7 +89,7 @@ class Layer:
     def backward(self, kept: list[Kept], parameters, rows: Rows, dy, dstates, grads, begin: int, limit, details: bool):
         """(dx, dL/d(start states), what was cut, shown). Adds to `grads`, one mapping a direction; goes back to step `begin`."""
         x, dtype, B, count = kept[0].batch.x[0], kept[0].y.dtype, rows.order.shape[0], len(kept)
-        D, S, G = x.shape[2], len(self.cell.states), len(self.cell.slots)
+        S, G = len(self.cell.states), len(self.cell.slots)
         dx = [np.zeros((1, *x.shape), dtype) for _ in kept]
         dstates, steps = [state.copy() for state in dstates], rows.steps
         grids = [d.grid(B, dtype) for d in self.directions]
@@ -126,5 +126,4 @@ class Layer:
             d.add_gradients(found, target)
         cut = sum(found.cut.sum(axis=0) for found in sums)
         total = dx[0][0] if count == 1 else dx[0][0] + dx[1][0]
-        assert total.shape[2] == D
         return total, dstates, cut, [Shown(a[0], b[0]) for a, b in shown]
