@@ -204,7 +204,10 @@ class Model:
         states, finals, used = self._states(state), [], 0
         for layer in self.layers[: self._pool_at]:
             if isinstance(layer, Recurrent):
-                x, final, _ = layer.forward(x, states[used], lengths=lengths, rng=rng, masks=masks[used], memory=None)
+                if rng is None:
+                    x, final = layer(x, states[used], lengths=lengths)
+                else:  # with dropout, which only comes with a tape
+                    x, final, _ = layer.forward(x, states[used], lengths=lengths, rng=rng, masks=masks[used])
                 finals.append(final)
                 used += 1
             else:
