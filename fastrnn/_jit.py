@@ -66,12 +66,12 @@ def loop(function):
     return register_jitable(error_model="numpy")(function)
 
 
-def kernel(function, *, allocates: bool = False):
+def kernel(function):
     """Compile `function` on first use, without the interpreter lock, through the package's own disk cache."""
     if JIT_DISABLED:
         return function
     # _nrt=False: a kernel allocates nothing, so its arrays need no reference counts (a third less code to compile)
-    dispatcher = njit(nogil=True, error_model="numpy", _nrt=allocates)(function)
+    dispatcher = njit(nogil=True, error_model="numpy", _nrt=False)(function)
     resolve = dispatcher.get_call_template
     # a call with a constant from another kernel would otherwise compile a variant of its own for Literal[int]
     dispatcher.get_call_template = lambda args, kws: resolve(tuple(map(types.unliteral, args)), kws)
