@@ -49,7 +49,7 @@ class Layer:
             y = shared if self.concat else np.empty((1, T, B, H), dtype)
             y[0, rows.steps :] = 0.0  # the kernel clears what lies between a row's length and the longest
             mask = np.empty((1, 0, H), dtype) if mask is None else mask[None]
-            tape = self._room(tape_steps, B, dtype) + (np.zeros((1, rows.steps * details, B, len(self.cell.slots), H), dtype),)
+            tape = self._room(tape_steps, B, dtype) + (np.empty((1, rows.steps * details, B, len(self.cell.slots), H), dtype),)
             batch = Batch(x[None], rows.order, rows.lengths, mask)
             kept.append(Kept(batch, y, n * H * self.concat, *tape, [], segment or max(rows.steps, 1)))
         weights = [d.pack(p, backward=False) for d, p in zip(self.directions, parameters)]
@@ -63,9 +63,9 @@ class Layer:
         return self._merged(kept), kept, states
 
     def _room(self, steps: int, B: int, dtype) -> tuple[np.ndarray, np.ndarray]:
-        """Zeroed `others` and `saved` for so many steps."""
+        """`others` and `saved` for so many steps; what lies beyond a sequence's end is never read."""
         S, K = len(self.cell.states), len(self.cell.saved)
-        return np.zeros((1, steps, B, S - 1, self.H), dtype), np.zeros((1, steps, B, K, self.H), dtype)
+        return np.empty((1, steps, B, S - 1, self.H), dtype), np.empty((1, steps, B, K, self.H), dtype)
 
     def _merged(self, kept: list[Kept]) -> np.ndarray:
         y = [k.y[0] for k in kept]
@@ -90,7 +90,8 @@ class Layer:
         """(dx, dL/d(start states), what was cut, shown). Adds to `grads`, one mapping a direction; goes back to step `begin`."""
         x, dtype, B, count = kept[0].batch.x[0], kept[0].y.dtype, rows.order.shape[0], len(kept)
         S, G = len(self.cell.states), len(self.cell.slots)
-        dx = [np.zeros((1, *x.shape), dtype) for _ in kept]
+        everywhere = begin == 0 and bool((rows.lengths == x.shape[0]).all())
+        dx = [(np.empty if everywhere else np.zeros)((1, *x.shape), dtype) for _ in kept]
         dstates, steps = [state.copy() for state in dstates], rows.steps
         grids = [d.grid(B, dtype) for d in self.directions]
         sums = [d.sums(grid.slices, dtype) for d, grid in zip(self.directions, grids)]

@@ -18,9 +18,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..._jit import kernel, loop, pointwise
+from ..._jit import full_vectors, kernel, loop, pointwise
 from .._take import PUT, TAKE
-from .product import product
+from .product import product, product_transposed
 
 
 class Batch(NamedTuple):
@@ -96,7 +96,7 @@ class Scratch(NamedTuple):
     dx: np.ndarray  # (n, Dp)
     row: np.ndarray  # (3, max(S, P, K), H) one unit row's odds and ends
     unit: np.ndarray  # (P, H)
-    block: np.ndarray  # a block's sum of one parameter's gradient
+    panel: np.ndarray  # one panel of a block's pre-activation gradients; a block's sum of the biases' gradient
     counts: np.ndarray  # (block,) active rows of each step
 
 
@@ -174,16 +174,6 @@ def clip_row(da, limit, cut):
 
 
 @loop
-def add_product(a, M, K, dz, z0, width, block, target):
-    """target (M, N) += A^T dz over one block of K rows, summed apart first: short sums added, not one long chain."""
-    N = target.shape[0] // M
-    part = block[: M * N]
-    clear_row(part)
-    product(a, 0, 1, M, dz, z0, width, part, 0, N, (M, N, K))
-    add_row(part, target)
-
-
-@loop
 def gather_inputs(x, order, lengths, first, count, reverse, begin, end, xs):
     """Copy the valid rows of steps [begin, end) of x (T, B, D) into xs, step by step; return how many."""
     k, active = 0, count
@@ -220,6 +210,7 @@ def make_forward(cell):
 
     @loop
     def units(a, s, p, s_new, saved):
+        full_vectors()
         for j in range(s.shape[1]):
             states, kept = step(take_gates(a, j), take_states(s, j), take_unit(p, j))
             put_states(s_new, j, states)
@@ -285,17 +276,17 @@ def make_forward(cell):
                 total = gather_inputs(x_e, order, lengths, first, count, reverse, begin, end, xs)
                 for k in range(total):
                     copy_row(bias[member], z_flat[k * width : (k + 1) * width])
-                product(xs_flat, 0, D, 1, w_input[member], 0, 0, z_flat, in0 * H, width, (total, w_input.shape[1] // D, D))
+                product(xs_flat, 0, D, 1, w_input[member], 0, z_flat, in0 * H, width, (total, w_input.shape[1] // D, D))
                 k, active = 0, count
                 for step_number in range(begin, end):
                     active = active_rows(order, lengths, first, active, step_number)
                     if recurrent:
                         prepare(s, order, first, active, mask_e, operand)
-                        product(operand_flat, 0, Hp, 1, w_recurrent[member], 0, 0, z_flat, k * width + rec0 * H, width,
+                        product(operand_flat, 0, Hp, 1, w_recurrent[member], 0, z_flat, k * width + rec0 * H, width,
                                 (active, w_recurrent.shape[1] // H, H))  # fmt: skip
                     if modulated:
                         prepare_modulated(z, s, unit_e, order, first, active, k, mask_e, operand)
-                        product(operand_flat, 0, Hp, 1, w_modulated[member], 0, 0, z_flat, k * width + mod0 * H, width,
+                        product(operand_flat, 0, Hp, 1, w_modulated[member], 0, z_flat, k * width + mod0 * H, width,
                                 (active, w_modulated.shape[1] // H, H))  # fmt: skip
                     tape = step_number - offset
                     for r in range(active):
@@ -327,6 +318,7 @@ def make_backward(cell):
 
     @loop
     def units(saved, s, s_new, p, ds, da, ds_old, dp):
+        full_vectors()
         for j in range(s.shape[1]):
             gates, states, unit = step_backward(
                 take_saved(saved, j), take_states(s, j), take_states(s_new, j), take_unit(p, j), take_states(ds, j)
@@ -393,9 +385,9 @@ def make_backward(cell):
                     copy_row(z[k + r, g], dpreactivations[tape, order[first + r], g])
 
     @loop
-    def add_vectors(z_flat, total, width, block, dunit, bias_sum, unit_sum):
+    def add_vectors(z_flat, total, width, panel, dunit, bias_sum, unit_sum):
         """A block's gradients of the biases and of the unit parameters."""
-        bias = block[:width]
+        bias = panel[:width]
         clear_row(bias)
         for k in range(total):
             add_row(z_flat[k * width : (k + 1) * width], bias)
@@ -409,7 +401,7 @@ def make_backward(cell):
         span_begin, span_end, offset, block, rows, reverse, column = span
         x, order, lengths, mask = batch
         w_input, w_recurrent, w_modulated, _, unit = weights
-        xs, z, ds, ds_old, operand, held, u, dxs, row, dunit, block_sum, counts = scratch
+        xs, z, ds, ds_old, operand, held, u, dxs, row, dunit, panel, counts = scratch
         y, others, saved, _ = trace
         dy, dx, dstates, dpreactivations = flow
         B, H, D, Hp, Dp, width = order.shape[0], ds.shape[2], x.shape[3], operand.shape[1], dxs.shape[1], z.shape[1] * z.shape[2]
@@ -449,7 +441,7 @@ def make_backward(cell):
                         copy_row(row[0, 0], held[k + r])
                     if modulated:
                         clear_row(operand_flat[: active * Hp])
-                        product(z_flat, k * width + mod0 * H, width, 1, w_modulated[member], 0, 0, operand_flat, 0, Hp,
+                        product(z_flat, k * width + mod0 * H, width, 1, w_modulated[member], 0, operand_flat, 0, Hp,
                                 (active, Hp, (mod1 - mod0) * H))  # fmt: skip
                         for r in range(active):
                             b = order[first + r]
@@ -461,18 +453,18 @@ def make_backward(cell):
                     finish(z, held, order, first, active, k, mask_e, limit, sums.cut[item])
                     if recurrent:
                         clear_row(operand_flat[: active * Hp])
-                        product(z_flat, k * width + rec0 * H, width, 1, w_recurrent[member], 0, 0, operand_flat, 0, Hp,
+                        product(z_flat, k * width + rec0 * H, width, 1, w_recurrent[member], 0, operand_flat, 0, Hp,
                                 (active, Hp, (rec1 - rec0) * H))  # fmt: skip
                     pass_on(operand, ds_old, ds, z, dpreactivations_e, order, first, active, k, mask_e, tape)
-                add_product(xs_flat, D, total, z_flat, in0 * H, width, block_sum, sums.input[item])
+                product_transposed(xs_flat, D, z_flat, in0 * H, width, sums.input[item], total, panel)
                 if recurrent:
-                    add_product(held_flat, H, total, z_flat, rec0 * H, width, block_sum, sums.recurrent[item])
+                    product_transposed(held_flat, H, z_flat, rec0 * H, width, sums.recurrent[item], total, panel)
                 if modulated:
-                    add_product(u_flat, H, total, z_flat, mod0 * H, width, block_sum, sums.modulated[item])
-                add_vectors(z_flat, total, width, block_sum, dunit, sums.bias[item], sums.unit[item])
+                    product_transposed(u_flat, H, z_flat, mod0 * H, width, sums.modulated[item], total, panel)
+                add_vectors(z_flat, total, width, panel, dunit, sums.bias[item], sums.unit[item])
                 if dx_e.shape[0] > 0:
                     clear_row(dxs_flat[: total * Dp])
-                    product(z_flat, in0 * H, width, 1, w_input[member], 0, 0, dxs_flat, 0, Dp, (total, Dp, (in1 - in0) * H))
+                    product(z_flat, in0 * H, width, 1, w_input[member], 0, dxs_flat, 0, Dp, (total, Dp, (in1 - in0) * H))
                     scatter_inputs(dxs, order, lengths, first, count, reverse, begin, end, dx_e)
                 end = begin
             for r in range(count):
