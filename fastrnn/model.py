@@ -1,6 +1,7 @@
 """Layers, a readout and a loss: predict, evaluate, gradients."""
 
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -258,7 +259,7 @@ class Model:
 
     def _backward(self, trace: Trace, dy, dstates, grads: Params, *, clip=None, begin=0):
         """(dL/d(initial states), what was clipped). Adds to `grads`; with dy None only `dstates` flow in. Back to step `begin`."""
-        own = {k: Params(layer.params.shapes, self.dtype, flat) for k, (layer, flat) in enumerate(self._sections(grads))}
+        own = self._sections(grads.flat)
         dstates, starts, clipped = list(dstates or (None,) * len(self._recurrent)), [], []
         for k in reversed(range(len(self.layers))):
             layer = self.layers[k]
@@ -266,22 +267,20 @@ class Model:
                 dy, dstates = self._unpool(trace, dy, dstates)
             if isinstance(layer, Recurrent):
                 g = layer.backward(trace.tapes[k], dy, dstates.pop(), clip=clip, begin=begin)
-                own[k].flat += g.params.flat
+                own[k] += g.params.flat
                 dy = g.x
                 starts.insert(0, g.state)
                 if g.clipped is not None:
                     clipped.insert(0, g.clipped)
             elif dy is not None:
                 dy, found = layer.backward(trace.tapes[k], dy)
-                own[k].flat += found.flat
+                own[k] += found.flat
         return tuple(starts), tuple(clipped)
 
-    def _sections(self, params: Params):
-        """(layer, its part of the buffer), layer by layer."""
-        start = 0
-        for layer in self.layers:
-            yield layer, params.flat[start : start + layer.params.flat.size]
-            start += layer.params.flat.size
+    def _sections(self, flat: np.ndarray) -> list[np.ndarray]:
+        """Each layer's part of a buffer like that of `params`."""
+        ends = list(accumulate(layer.params.flat.size for layer in self.layers))
+        return [flat[begin:end] for begin, end in zip([0, *ends], ends)]
 
     def _unpool(self, trace: Trace, dy, dstates):
         """The inverse of `_pool` for gradients: what flows into every step, and into the final state."""
