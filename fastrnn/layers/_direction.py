@@ -166,12 +166,12 @@ class Direction:
         steps = min(grid.block, span.end - span.begin)
 
         def task(first: int, last: int) -> None:
-            kernel(first, last, span, batch, *arguments, self._scratch(steps * grid.rows, grid, dtype))
+            kernel(first, last, span, batch, *arguments, self.scratch(steps * grid.rows, grid, dtype))
 
         tasks = [partial(task, first, last) for first, last in zip(bounds, bounds[1:])]
         return self.operations(batch.order.shape[0]) * (span.end - span.begin), tasks
 
-    def _scratch(self, n: int, grid: Grid, dtype) -> Scratch:
+    def scratch(self, n: int, grid: Grid, dtype) -> Scratch:
         """Working memory of one task."""
         cell, H, R, Z = self.cell, self.H, grid.rows, self.width(dtype) // self.H
         S, P, K = len(cell.states), len(cell.parameters), len(cell.saved)

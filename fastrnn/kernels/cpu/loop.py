@@ -24,12 +24,17 @@ from .product import product, product_transposed
 
 
 class Batch(NamedTuple):
-    """What the loop runs over: x (E or 1, T, B, D), order (B,) rows longest first, lengths (B,), mask (E or 1, B or 0, H)."""
+    """What the loop runs over: x (E or 1, T, B, D), order (B,) rows longest first, lengths (B,), mask (E or 1, B or 0, H).
+
+    goal (E or 1, T or 0, B, H) and alpha (T or 0,): after step t, h goes on as (1 - alpha) h + alpha goal [Hess et al. 2023].
+    """
 
     x: np.ndarray
     order: np.ndarray
     lengths: np.ndarray
     mask: np.ndarray
+    goal: np.ndarray
+    alpha: np.ndarray
 
 
 class Span(NamedTuple):
@@ -160,6 +165,16 @@ def scale_row(factor, target):
 
 
 @loop
+def pull_row(goal, alpha, t, b, h):
+    """h = (1 - alpha) h + alpha goal of step t, where there is one."""
+    if alpha.shape[0] > 0:
+        a, row = alpha[t], goal[t, b]
+        keep = type(a)(1.0) - a
+        for j in range(h.shape[0]):
+            h[j] = keep * h[j] + a * row[j]
+
+
+@loop
 def clip_row(da, limit, cut):
     """Bound every entry of da (Z, H) to [-limit, limit]; cut += (entries clipped, magnitude cut off, magnitude before)."""
     for g in range(da.shape[0]):
@@ -255,7 +270,7 @@ def make_forward(cell):
         """Items [first, last) of members * slices. state (E, S, B, H): at span.begin on entry, at span.end on return."""
         # unpacked once: every attribute of a tuple of arrays costs the compiler a copy of all of them
         span_begin, span_end, offset, block, rows, reverse, column = span
-        x, order, lengths, mask = batch
+        x, order, lengths, mask, goal, alpha = batch
         w_input, w_recurrent, w_modulated, bias, unit = weights
         xs, z, s, s_new, operand, _, _, _, row, _, _, _ = scratch
         y, others, saved, preactivations = trace
@@ -266,7 +281,7 @@ def make_forward(cell):
             member, first = item // slices, (item % slices) * rows
             count, mask_e, unit_e = min(rows, B - first), mask[member % mask.shape[0]], unit[member]
             x_e, y_e, others_e, saved_e = x[member % x.shape[0]], y[member], others[member], saved[member]
-            preactivations_e = preactivations[member]
+            preactivations_e, goal_e = preactivations[member], goal[member % goal.shape[0]]
             for r in range(count):
                 for i in range(S):
                     copy_row(state[member, i, order[first + r]], s[r, i])
@@ -294,6 +309,7 @@ def make_forward(cell):
                         t = lengths[b] - 1 - step_number if reverse else step_number
                         units(z[k + r], s[r], unit_e, s_new[r], saved_e[tape, b] if saved_e.shape[0] > 0 else row[0])
                         keep(z[k + r], s_new[r], s[r], y_e[t, b, column : column + H], others_e, preactivations_e, tape, t, b)
+                        pull_row(goal_e, alpha, t, b, s[r, 0])
                     k += active
                 begin = end
             for r in range(count):
@@ -338,7 +354,7 @@ def make_backward(cell):
                 ds[i, j] += states[i]
 
     @loop
-    def load_states(y, others, start, column, offset, reverse, step_number, t, b, old, new):
+    def load_states(y, others, start, goal, alpha, column, offset, reverse, step_number, t, b, old, new):
         """States before and after a step, from y, the tape, and the start state (S, B, H)."""
         H, tape = old.shape[1], step_number - offset
         copy_row(y[t, b, column : column + H], new[0])
@@ -346,6 +362,7 @@ def make_backward(cell):
             copy_row(others[tape, b, i - 1], new[i])
         if step_number > offset:
             copy_row(y[t + 1 if reverse else t - 1, b, column : column + H], old[0])
+            pull_row(goal, alpha, t - 1, b, old[0])
             for i in range(1, S):
                 copy_row(others[tape - 1, b, i - 1], old[i])
         else:
@@ -353,8 +370,12 @@ def make_backward(cell):
                 copy_row(start[i, b], old[i])
 
     @loop
-    def receive(dy, dstates, column, tape, t, b, ds):
+    def receive(dy, dstates, alpha, column, tape, t, b, ds):
         """dL/dy of this step into one row's dL/dstate, which is then complete."""
+        if alpha.shape[0] > 0:
+            keep, dh = type(alpha[t])(1.0) - alpha[t], ds[0]
+            for j in range(dh.shape[0]):
+                dh[j] = keep * dh[j]
         if dy.shape[0] > 0:
             add_row(dy[t, b, column : column + ds.shape[1]], ds[0])
         if dstates.shape[0] > 0:
@@ -399,7 +420,7 @@ def make_backward(cell):
     def backward(first_item, last_item, span, batch, weights, trace, start, sums, flow, dstate, limit, scratch):
         """Items [first, last). start (E, S, B, H): the state at span.offset; dstate: dL/dstate at span.end, then at span.begin."""
         span_begin, span_end, offset, block, rows, reverse, column = span
-        x, order, lengths, mask = batch
+        x, order, lengths, mask, goal, alpha = batch
         w_input, w_recurrent, w_modulated, _, unit = weights
         xs, z, ds, ds_old, operand, held, u, dxs, row, dunit, panel, counts = scratch
         y, others, saved, _ = trace
@@ -414,6 +435,7 @@ def make_backward(cell):
             count, mask_e, unit_e, start_e = min(rows, B - first), mask[member % mask.shape[0]], unit[member], start[member]
             x_e, y_e, others_e, saved_e = x[member % x.shape[0]], y[member], others[member], saved[member]
             dy_e, dx_e, dstates_e, dpreactivations_e = dy[member], dx[member], dstates[member], dpreactivations[member]
+            goal_e = goal[member % goal.shape[0]]
             for r in range(count):
                 for i in range(S):
                     copy_row(dstate[member, i, order[first + r]], ds[r, i])
@@ -433,8 +455,8 @@ def make_backward(cell):
                     for r in range(active):
                         b = order[first + r]
                         t = lengths[b] - 1 - step_number if reverse else step_number
-                        receive(dy_e, dstates_e, column, tape, t, b, ds[r])
-                        load_states(y_e, others_e, start_e, column, offset, reverse, step_number, t, b, row[0], row[1])
+                        receive(dy_e, dstates_e, alpha, column, tape, t, b, ds[r])
+                        load_states(y_e, others_e, start_e, goal_e, alpha, column, offset, reverse, step_number, t, b, row[0], row[1])
                         units(saved_e[tape, b], row[0], row[1], unit_e, ds[r], z[k + r], ds_old[r], row[2])
                         for i in range(P):
                             add_row(row[2, i], dunit[i])
