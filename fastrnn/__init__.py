@@ -20,6 +20,7 @@ from .cells import CELLS as CELLS
 from .cells import Cell as Cell
 from .cells import Slot as Slot
 from .cells import both as both
+from .decode import Beams as Beams
 from .decode import Generated as Generated
 from .diagnose import jacobian as jacobian
 from .forcing import FreeRunning as FreeRunning

@@ -32,11 +32,27 @@ class Generated(NamedTuple):
     state: tuple
 
 
+class Beams(NamedTuple):
+    """What `Model.beam_search` returns: the best continuations of every sequence, the best first.
+
+    Attributes
+    ----------
+    symbols : ndarray of int64, shape (steps, B, width)
+        -1 beyond an end, and where there are fewer continuations.
+    log_probabilities : ndarray of float64, shape (B, width)
+        Of the whole continuation, natural logarithm; -inf where there is none.
+    lengths : ndarray of int64, shape (B, width)
+        The stop symbol included.
+    """
+
+    symbols: np.ndarray
+    log_probabilities: np.ndarray
+    lengths: np.ndarray
+
+
 def generate(model, prefix, steps, *, lengths=None, inputs=None, state=None, temperature=1.0, top_k=None, top_p=1.0, stop=None, seed=0):
     """See `Model.generate`."""
     chain = model._chain
-    if model.readout != "every":
-        raise ValueError(f'readout: "every" is required to generate, as an output at every step is fed back; got {model.readout!r}')
     steps = _check.integer("steps", steps, minimum=1)
     temperature = _check.real("temperature", temperature, minimum=0.0)
     feed = _feedback.feed_of(model, None)
@@ -46,14 +62,9 @@ def generate(model, prefix, steps, *, lengths=None, inputs=None, state=None, tem
     stop = -1 if stop is None else _check.integer("stop", stop, 0, O - 1)
     if stop >= 0 and not symbolic:
         raise ValueError(f"stop: None is required for real-valued outputs; got {stop}")
-    prefix, lengths = model._inputs(prefix, lengths)
-    T, B = prefix.shape[:2]
-    if (lengths < 1).any() or T == 0:
-        raise ValueError(f"prefix: at least one step is required of every sequence; got lengths {lengths.tolist()[:8]}, {T} steps")
+    x, tokens, entered = _read(model, prefix, lengths, state)
+    B = x.shape[1]
     inputs = _other_inputs(model, inputs, steps, B)
-    _, _, states = model._forward(prefix, lengths - 1, state, None, record=False)
-    x, tokens = _feedback.enter(chain, np.take_along_axis(prefix, _last(lengths, prefix.ndim), axis=0))
-    entered, _ = chain.states(states, Rows(np.arange(B), np.ones(B, np.int64), 1))
     drawn = _feedback.Drawn(
         _feedback.KINDS[feed], np.ones((1, B), bool), uniforms(_check.integer("seed", seed, minimum=0), steps, B), temperature
     )
@@ -61,6 +72,50 @@ def generate(model, prefix, steps, *, lengths=None, inputs=None, state=None, tem
     outputs, ends = np.zeros((steps, B, O), model.dtype), np.full(B, steps, np.int64)
     chain.generate(x, entered, _feedback.feedback(chain, drawn, x, symbols, top_k, top_p), outputs, inputs, stop, ends)
     return Generated(outputs, symbols if drawn.kind == SYMBOL else None, ends, chain.finals(entered))
+
+
+def beam_search(model, prefix, steps, width, *, lengths=None, state=None, stop=None):
+    """See `Model.beam_search`."""
+    chain = model._chain
+    steps, width = _check.integer("steps", steps, minimum=1), _check.integer("width", width, minimum=1)
+    if _feedback.feed_of(model, None) == "output":
+        raise ValueError(f"model: symbols, CrossEntropy, are required for a beam search; got {model.loss!r}")
+    stop = -1 if stop is None else _check.integer("stop", stop, 0, chain.output_size - 1)
+    x, tokens, entered = _read(model, prefix, lengths, state)
+    if chain.embedding is None and chain.input_size > chain.output_size:
+        raise ValueError(f"model: {chain.output_size} inputs are required for a beam search, the symbol alone; got {chain.input_size}")
+    B = x.shape[1]
+    x, tokens, entered = np.repeat(x, width, axis=1), np.zeros((1, B * width), np.int64), [np.repeat(s, width, axis=2) for s in entered]
+    drawn = _feedback.Drawn(SYMBOL, np.ones((1, B * width), bool), np.zeros((1, B * width)), 0.0)
+    scores = np.where(np.arange(width) == 0, 0.0, -np.inf) + np.zeros((B, 1))
+    parents, symbols = np.zeros((steps, B, width), np.int64), np.full((steps, B, width), -1, np.int64)
+    chain.beam_search(x, entered, _feedback.feedback(chain, drawn, x, tokens), width, stop, scores, parents, symbols)
+    return _trace_back(parents, symbols, scores)
+
+
+def _trace_back(parents, symbols, scores) -> Beams:
+    """The beams from their last step back to their first."""
+    result, at = np.empty_like(symbols), np.tile(np.arange(symbols.shape[2]), (symbols.shape[1], 1))
+    for s in range(symbols.shape[0] - 1, -1, -1):
+        result[s] = np.take_along_axis(symbols[s], at, axis=1)
+        untouched = (symbols[s] < 0).all(axis=1)  # all beams of a sequence had ended: nothing was chosen
+        at = np.where(untouched[:, None], at, np.take_along_axis(parents[s], at, axis=1))
+    result[:, scores == -np.inf] = -1
+    return Beams(result, scores, (result >= 0).sum(axis=0))
+
+
+def _read(model, prefix, lengths, state):
+    """(x (1, B, D) the last input of every prefix, its symbol, the state of every link before it)."""
+    if model.readout != "every":
+        raise ValueError(f'readout: "every" is required to generate, as an output at every step is fed back; got {model.readout!r}')
+    prefix, lengths = model._inputs(prefix, lengths)
+    T, B = prefix.shape[:2]
+    if (lengths < 1).any() or T == 0:
+        raise ValueError(f"prefix: at least one step is required of every sequence; got lengths {lengths.tolist()[:8]}, {T} steps")
+    _, _, states = model._forward(prefix, lengths - 1, state, None, record=False)
+    x, tokens = _feedback.enter(model._chain, np.take_along_axis(prefix, _last(lengths, prefix.ndim), axis=0))
+    entered, _ = model._chain.states(states, Rows(np.arange(B), np.ones(B, np.int64), 1))
+    return x, tokens, entered
 
 
 def _other_inputs(model, inputs, steps: int, B: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from ._params import Params
 from .bptt import Full, Pass, Truncated
 from .cells import CELLS, Cell
 from .data.batches import Batch
-from .decode import Generated, generate
+from .decode import Beams, Generated, beam_search, generate
 from .layers._chain import Chain
 from .layers.feedforward import Dropout, Embedding, Linear
 from .layers.recurrent import Recurrent
@@ -209,6 +209,34 @@ class Model:
         """
         options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "stop": stop, "seed": seed}
         return generate(self, prefix, steps, lengths=lengths, inputs=inputs, state=state, **options)
+
+    def beam_search(self, prefix, steps: int, width: int, *, lengths=None, state=None, stop=None) -> Beams:
+        """Read a prefix, then find continuations of high probability, keeping `width` of every sequence at every step.
+
+        Parameters
+        ----------
+        prefix, steps, lengths, state, stop
+            As of `generate`.
+        width : int
+            1 is `generate` with temperature 0.
+
+        Returns
+        -------
+        Beams
+
+        Notes
+        -----
+        Ranked by total log probability, which falls with every symbol: divide by `Beams.lengths` to compare lengths fairly.
+
+        Examples
+        --------
+        >>> import numpy as np, fastrnn as fr
+        >>> layers = fr.Embedding(5, 4), fr.LSTM(4, 8), fr.Linear(8, 5)
+        >>> model = fr.Model(*layers, loss=fr.CrossEntropy(), readout="every")
+        >>> model.beam_search([[0, 1]], 6, width=3).symbols.shape
+        (6, 2, 3)
+        """
+        return beam_search(self, prefix, steps, width, lengths=lengths, state=state, stop=stop)
 
     def save(self, path) -> None:
         """Write configuration and parameters to a file that `fastrnn.load` reads."""

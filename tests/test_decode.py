@@ -1,5 +1,7 @@
 """Generation: what a loop in Python over `Model.run` gives, draws from the right distribution, and the same bits in any company."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -159,3 +161,48 @@ def test_inputs_beside_the_outputs_are_asked_for(values):
     last = fr.Model(fr.GRU(4, 6), fr.Linear(6, 4), loss=fr.MeanSquaredError())
     with pytest.raises(ValueError, match='readout: "every"'):
         last.generate(np.zeros((1, 2, 4)), 1)
+
+
+# Beam search --------------------------------------------------------------------------------------------------------
+
+
+def continuations(model, prefix, steps, stop=None):
+    """{symbols: log probability} of every continuation of one sequence, by the open model; those that stop end there."""
+    found = {}
+    for symbols in itertools.product(range(V), repeat=steps):
+        if stop in symbols:
+            symbols = symbols[: symbols.index(stop) + 1]
+        x = np.array([*prefix, *symbols[:-1]])[:, None]
+        z = model.predict(x)[len(prefix) - 1 :, 0].astype(np.float64)
+        logs = z - np.log(np.exp(z - z.max(axis=1, keepdims=True)).sum(axis=1, keepdims=True)) - z.max(axis=1, keepdims=True)
+        found[symbols] = logs[np.arange(len(symbols)), symbols].sum()
+    return found
+
+
+@pytest.mark.parametrize("stop", [None, 2])
+def test_a_wide_beam_finds_everything(symbols, stop):
+    beams = symbols.beam_search(PREFIX, 2, V * V, lengths=LENGTHS, stop=stop)
+    for b, length in enumerate(LENGTHS):
+        every = continuations(symbols, PREFIX[:length, b], 2, stop)
+        ranked = sorted(every, key=lambda symbols: -every[symbols])
+        assert np.isfinite(beams.log_probabilities[b]).sum() == len(every) and (beams.lengths[b] > 0).sum() == len(every)
+        for w, expected in enumerate(ranked):
+            got = tuple(beams.symbols[: beams.lengths[b, w], b, w].tolist())
+            assert every[got] == pytest.approx(every[expected], abs=1e-6)
+            assert beams.log_probabilities[b, w] == pytest.approx(every[got], abs=1e-6)
+
+
+def test_a_beam_of_one_is_the_likeliest_symbol(symbols):
+    greedy = symbols.generate(PREFIX, 12, lengths=LENGTHS, temperature=0, stop=3)
+    beams = symbols.beam_search(PREFIX, 12, 1, lengths=LENGTHS, stop=3)
+    assert (beams.symbols[:, :, 0] == greedy.symbols).all() and (beams.lengths[:, 0] == greedy.lengths).all()
+
+
+def test_beams_do_not_depend_on_the_batch(symbols):
+    whole, alone = symbols.beam_search(np.tile(PREFIX, 9), 7, 4, stop=1), symbols.beam_search(PREFIX[:, :1], 7, 4, stop=1)
+    assert (whole.symbols[:, :1] == alone.symbols).all() and (whole.log_probabilities[:1] == alone.log_probabilities).all()
+
+
+def test_a_beam_search_wants_symbols(values):
+    with pytest.raises(ValueError, match="CrossEntropy, are required"):
+        values.beam_search(np.zeros((1, 2, 4)), 4, 2)

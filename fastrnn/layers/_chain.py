@@ -8,7 +8,7 @@ import numpy as np
 from .. import _threads
 from .._params import Params
 from ..cells._dense import dense
-from ..kernels.cpu.closed import BackLink, Feedback, Link, make_closed_backward, make_closed_forward, make_generate
+from ..kernels.cpu.closed import BackLink, Feedback, Link, make_beam_search, make_closed_backward, make_closed_forward, make_generate
 from ..kernels.cpu.loop import Flow, Trace
 from ._direction import ROW_WORK, SERIAL_WORK, SPAN_WORK, Direction, Kept
 from ._layer import Rows, batch
@@ -166,6 +166,20 @@ class Chain:
             if (ends <= end).all():
                 break
 
+    def beam_search(self, x, states, feedback, width: int, stop: int, scores, parents, symbols) -> None:
+        """Fill scores (B, W), parents and symbols (steps, B, W) from the first input x (1, B W, D) on; see `kernels.cpu.closed`."""
+        rows = Rows(np.arange(x.shape[1]), np.ones(x.shape[1], np.int64), 1)
+        kept, parts = self.links(x, rows, states, [None] * len(self.places), tape=False)
+        feedback, kernel = feedback(kept[-1].y[0]), make_beam_search(self.cells)
+        spare, best = tuple(np.empty_like(state) for state in states), np.empty_like(scores)
+        for begin, end in self._spans(0, symbols.shape[0], x.shape[1]):
+
+            def task(first, last, begin=begin, end=end):
+                links = self._with_scratch(Link, parts, x, width)
+                kernel(first, last, begin, end, width, links, spare, feedback, stop, scores, best, parents, symbols)
+
+            self._run(task, x, end - begin, x.shape[1] // width)
+
     def tapes(self, loop: Loop, x, learned: list[bool]) -> list:
         """The layers' own tapes, from which each can go back by itself."""
         result, places = [], list(zip(self.places, loop.kept, learned))
@@ -192,19 +206,20 @@ class Chain:
         steps = max(int(SPAN_WORK / max(self._work(B), 1.0)), 1)
         return [(first, min(first + steps, end)) for first in range(begin, end, steps)]
 
-    def _with_scratch(self, kind, parts, x) -> tuple:
-        """Links of one task, whose working memory is its own."""
+    def _with_scratch(self, kind, parts, x, rows: int | None = None) -> tuple:
+        """Links of one task, whose working memory is its own; items of `rows` rows, those of the grid by default."""
         result = []
         for place, part in zip(self.places, parts):
             grid = place.direction.grid(x.shape[1], x.dtype)
+            grid = grid._replace(rows=rows or grid.rows)
             result.append(kind(*part, place.direction.scratch(grid.rows, grid, x.dtype), grid.block))
         return tuple(result)
 
-    def _run(self, task, x, steps: int) -> None:
-        """`task` over all slices, in as many pieces as can be used."""
-        slices, B = self.grid(x).slices, x.shape[1]
-        parts = min(slices, 2 * _threads.get_num_threads())
-        bounds = [slices * k // parts for k in range(parts + 1)] if parts else []
+    def _run(self, task, x, steps: int, items: int | None = None) -> None:
+        """`task` over all items (slices, by default), in as many pieces as can be used."""
+        items, B = self.grid(x).slices if items is None else items, x.shape[1]
+        parts = min(items, 2 * _threads.get_num_threads())
+        bounds = [items * k // parts for k in range(parts + 1)] if parts else []
         tasks = [partial(task, first, last) for first, last in zip(bounds, bounds[1:])]
         if self._work(B) * steps > SERIAL_WORK:
             _threads.run(tasks)

@@ -8,6 +8,7 @@ The forward loop leaves the tape of the open one, with the inputs that really we
 fed back (a sampled symbol, a teacher's value) the open loop's backward is therefore the right one, and the faster.
 """
 
+import math
 from functools import cache
 from typing import NamedTuple
 
@@ -261,6 +262,97 @@ def make_generate(cells):
                     break
 
     return generate
+
+
+@loop
+def extend(feedback, first, width, scores, best, parents, symbols):
+    """The `width` best ways to go on by one symbol from beams first, first + 1, ...: best (W,) falling, whence and with which symbol.
+
+    scores (W,) are log probabilities so far, -inf where there is no beam; symbols (W,) in, the last ones: -1 is a beam that has ended,
+    which stays as it is. Of equals, the earlier beam's, the lower symbol's stands first.
+    """
+    found, O = 0, feedback.output.shape[2]
+    for w in range(width):
+        if scores[w] == -np.inf:
+            continue
+        p = feedback.weight[first + w, 0]
+        over = softmax(feedback.output[0, first + w], 1.0, p)
+        ended = feedback.tokens[0, first + w] < 0
+        for k in range(1 if ended else O):
+            score = scores[w] if ended else scores[w] + log_share(feedback.output[0, first + w], k, over, p[over])
+            if found == width and score <= best[width - 1]:
+                continue
+            place = found if found < width else width - 1
+            while place > 0 and best[place - 1] < score:
+                if place < width:
+                    best[place], parents[place], symbols[place] = best[place - 1], parents[place - 1], symbols[place - 1]
+                place -= 1
+            best[place], parents[place], symbols[place] = score, w, -1 if ended else k
+            found = min(found + 1, width)
+    return found
+
+
+@loop
+def log_share(z, k, over, share):
+    """log softmax(z)[k], given the place of the largest entry and its softmax."""
+    return np.float64(z[k]) - np.float64(z[over]) + math.log(share)
+
+
+@cache
+def make_beam_search(cells):
+    """Beam search of a chain of `cells`: an item is a sequence, its rows are the beams."""
+    climb, follow = _climb([make_forward(cell) for cell in cells]), _follow(len(cells))
+
+    @kernel
+    def beam_search(first_item, last_item, begin, end, width, links, spare, feedback, stop, scores, best, parents, symbols):
+        """Sequences [first, last), steps [begin, end): scores (B, W), falling; parents, symbols (steps, B, W), -1 where there is nothing.
+
+        feedback.x (1, B W, D) is the input of step `begin`; feedback.tokens (1, B W) each beam's last symbol, -1 where it has ended.
+        best (B, W), and spare, one array (1, S, B W, H) a link, are working memory.
+        """
+        for b in range(first_item, last_item):
+            first = b * width
+            for s in range(begin, end):
+                running = False
+                for w in range(width):
+                    running = running or (scores[b, w] > -np.inf and feedback.tokens[0, first + w] >= 0)
+                if not running:
+                    break
+                climb(b, 0, width, links)
+                found = extend(feedback, first, width, scores[b], best[b], parents[s, b], symbols[s, b])
+                follow(links, spare, first, width, found, parents[s, b])
+                for w in range(width):
+                    scores[b, w] = best[b, w] if w < found else -np.inf
+                    token = symbols[s, b, w] if w < found else -1
+                    feedback.tokens[0, first + w] = -1 if token == stop else token
+                    if token >= 0:
+                        put_symbol(feedback, token, 0, first + w)
+
+    return beam_search
+
+
+def _follow(count):
+    """A function that gives every beam the state of its parent, in every link."""
+    rest = _follow(count - 1) if count > 1 else None
+
+    @loop
+    def own(links, spare, first, width, found, parents):
+        state, kept = links[0].state[0], spare[0][0]
+        for i in range(state.shape[0]):
+            for w in range(width):
+                copy_row(state[i, first + w], kept[i, first + w])
+            for w in range(found):
+                copy_row(kept[i, first + parents[w]], state[i, first + w])
+
+    if rest is None:
+        return own
+
+    @loop
+    def every(links, spare, first, width, found, parents):
+        own(links, spare, first, width, found, parents)
+        rest(links[1:], spare[1:], first, width, found, parents)
+
+    return every
 
 
 def _climb(forwards):
