@@ -1,5 +1,6 @@
 """Recurrent networks to train, dissect and scale, from Python and Numba alone."""
 
+from . import ctc as ctc
 from . import data as data
 from . import initializers as initializers
 from . import math as math
@@ -19,6 +20,7 @@ from .cells import CELLS as CELLS
 from .cells import Cell as Cell
 from .cells import Slot as Slot
 from .cells import both as both
+from .ctc import CTC as CTC
 from .history import History as History
 from .io import FileFormatError as FileFormatError
 from .io import load as load

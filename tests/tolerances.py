@@ -16,4 +16,8 @@ TOLERANCES = {
     "interpreter": 1e-13,
     "reference_identity": 1e-13,  # 3.3e-15, error / (1 + |value|)
     "finite_differences": 5e-7,  # 5.9e-9, relative, step 1e-6
+    "ctc_gradient": 1e-14,
+    "ctc_logs": 1e-13,
+    "ctc_reversal": 1e-12,
+    "ctc_differences": 1e-9,
 }

@@ -38,7 +38,8 @@ def from_arrays(x, target, lengths, weights, per_step: bool | None):
     """The columns x, target, weights (or None) and the lengths of a data set given as time-first arrays."""
     x = inputs(x)
     T, N = x.shape[:2]
-    target = numbers("target", target)
+    labels = per_step is False and check.is_ragged(target)
+    target = check.labels("target", target, N) if labels else numbers("target", target)
     weights = array_weights(weights, T, N)
     return (
         Steps(x),
@@ -75,6 +76,8 @@ def _listed(name: str, values, lengths: np.ndarray, per_step: bool | None, *, ve
         raise ValueError(f"{name}: {N} entries, one for each sequence of x, are required; got {len(values)}")
     if not per_step and not isinstance(values[0], (list, tuple)) and np.ndim(values[0]) == 0:
         return Rows(numbers(name, values))
+    if per_step is False and check.is_ragged(values):
+        return Rows(check.labels(name, values, N))
     arrays = sequences(name, values)
     steps = lengths_of(arrays)
     if per_step is not False and np.array_equal(steps, lengths) and arrays[0].ndim <= (2 if vectors else 1):

@@ -28,6 +28,7 @@ class Batch(NamedTuple):
     ----------
     x : ndarray, shape (T, B, D), float; or (T, B), int64 tokens
     target : ndarray, shape (B,) or (B, O), one a sequence; or (T, B) or (T, B, O), one a step
+        Labellings of a sequence (`fastrnn.CTC`) are (B, S), with -1 behind their ends.
     lengths : ndarray, shape (B,), int64
         Number of valid steps; what lies beyond is padding, and reaches nothing.
     weights : ndarray, shape (B,) or (T, B), or None
@@ -107,7 +108,9 @@ class Batches:
         An array is time first, a list is one of sequences. In a list, one-dimensional sequences of real numbers are
         taken as series of one feature, and of integers as tokens.
     target : array_like, shape (N,) or (N, O), one a sequence; or (T, N) or (T, N, O), one a step
-        With a list `x`, one a step is a list of N arrays of shape (T_i,) or (T_i, O).
+        With a list `x`, one a step is a list of N arrays of shape (T_i,) or (T_i, O). Labellings of a sequence
+        (`fastrnn.CTC`) are (N, S) integers, with -1 behind their ends, or a list of N arrays of shape (S_i,): give
+        ``per_step=False`` with those.
     lengths : array_like, shape (N,), optional
         Integers in [0, T]; all T by default. Not with a list `x`, whose sequences have their own.
     weights : array_like, shape (N,) or (T, N), optional
