@@ -76,10 +76,10 @@ def _listed(name: str, values, lengths: np.ndarray, per_step: bool | None, *, ve
         raise ValueError(f"{name}: {N} entries, one for each sequence of x, are required; got {len(values)}")
     if not per_step and not isinstance(values[0], (list, tuple)) and np.ndim(values[0]) == 0:
         return Rows(numbers(name, values))
-    if per_step is False and check.is_ragged(values):
-        return Rows(check.labels(name, values, N))
     arrays = sequences(name, values)
     steps = lengths_of(arrays)
+    if per_step is False and arrays[0].ndim == 1 and arrays[0].dtype.kind == "i":
+        return Rows(check.labels(name, arrays, N))
     if per_step is not False and np.array_equal(steps, lengths) and arrays[0].ndim <= (2 if vectors else 1):
         return Ragged(arrays)
     if not per_step and vectors and arrays[0].ndim == 1 and np.all(steps == steps[0]):
@@ -92,7 +92,8 @@ def _listed(name: str, values, lengths: np.ndarray, per_step: bool | None, *, ve
     ]
     if not vectors:
         wanted = f"{steps_of_x}, of one number each"
-    raise ValueError(f"{name}[{i}]: {wanted} are required; got shape {arrays[i].shape}")
+    advice = ". Label sequences of any length: per_step=False" if vectors and per_step is None else ""
+    raise ValueError(f"{name}[{i}]: {wanted} are required; got shape {arrays[i].shape}{advice}")
 
 
 def check_target(target: np.ndarray, T: int, N: int, per_step: bool | None = None) -> tuple[bool, bool]:

@@ -78,6 +78,8 @@ def pad(sequences: Sequence) -> tuple[np.ndarray, np.ndarray]:
 def as_batch(value) -> Batch:
     """A tuple ``(x, target)``, ``(x, target, lengths)`` or ``(x, target, lengths, weights)`` as a checked `Batch`.
 
+    A list of label sequences of different lengths is a target (B, S), with -1 behind their ends.
+
     Raises
     ------
     TypeError, ValueError
@@ -94,7 +96,7 @@ def as_batch(value) -> Batch:
     x, target, lengths, weights = (*value, None, None)[:4]
     x = columns.inputs(x)
     T, B = x.shape[:2]
-    target = columns.numbers("target", target)
+    target = check.labels("target", target, B) if check.is_ragged(target) else columns.numbers("target", target)
     columns.check_target(target, T, B)
     return Batch(x, target, check.lengths(lengths, T, B), columns.array_weights(weights, T, B))
 
