@@ -1,5 +1,6 @@
 """Recurrent networks to train, dissect and scale, from Python and Numba alone."""
 
+from . import ctc as ctc
 from . import data as data
 from . import forcing as forcing
 from . import initializers as initializers
@@ -28,6 +29,7 @@ from .forcing import GeneralizedForcing as GeneralizedForcing
 from .forcing import ScheduledSampling as ScheduledSampling
 from .forcing import SparseForcing as SparseForcing
 from .forcing import TeacherForcing as TeacherForcing
+from .ctc import CTC as CTC
 from .history import History as History
 from .io import FileFormatError as FileFormatError
 from .io import load as load

@@ -112,5 +112,24 @@ def lengths(value, T: int, B: int) -> np.ndarray:
     return integers("lengths", value, (B,), 0, T, meaning="(one length a sequence)")
 
 
+def labels(name: str, value, B: int) -> np.ndarray:
+    """B label sequences as (B, S) int64, -1 behind their ends; a list of sequences of different lengths is padded here."""
+    limits = np.iinfo(np.int64)
+    if not is_ragged(value):
+        return integers(name, value, (B, "S"), limits.min, limits.max, meaning="(one row a sequence, -1 behind its end)")
+    if len(value) != B:
+        raise ValueError(f"{name}: {B} label sequences are required, one for each sequence; got {len(value)}")
+    rows = [integers(f"{name}[{b}]", row, ("S_b",), limits.min, limits.max, meaning="(labels)") for b, row in enumerate(value)]
+    result = np.full((B, max(map(len, rows))), -1, np.int64)
+    for row, given in zip(result, rows):
+        row[: len(given)] = given
+    return result
+
+
+def is_ragged(value) -> bool:
+    """Whether `value` is a list of sequences of different lengths."""
+    return isinstance(value, (list, tuple)) and len({len(row) if np.iterable(row) else -1 for row in value}) > 1
+
+
 def _words(shape: tuple) -> str:
     return "(" + ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "") + ")"

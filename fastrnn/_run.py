@@ -334,18 +334,18 @@ def _evaluate(model, data: Source) -> dict[str, float]:
     sums, total = {}, 0.0
     for batch in data.start(0, 0, 0):
         values = model.evaluate(batch.x, batch.target, batch.lengths, batch.weights)
-        weight = _weight(model.readout, batch)
+        weight = _weight(model, batch)
         total += weight
         for name, value in values.items():
             sums[name] = sums.get(name, 0.0) + (weight * value if weight else 0.0)
     return {name: value / total if total else math.nan for name, value in sums.items()}
 
 
-def _weight(readout: str, batch) -> float:
+def _weight(model, batch) -> float:
     """The sum of the weights of the batch's valid targets."""
     T, B = np.shape(batch.x)[:2]
     weights = np.ones(B) if batch.weights is None else np.asarray(batch.weights, float)
-    if readout != "every":
+    if model.readout != "every" or model.loss.per_sequence:
         return float(weights.sum())
     lengths = np.full(B, T) if batch.lengths is None else np.asarray(batch.lengths)
     if weights.ndim == 1:

@@ -65,12 +65,15 @@ class _Once(Source):
     once = True
 
 
-def source(name: str, data, *, seed: int = 0, **batching) -> Source:
-    """The Source of `data`; `batching` are options of Batches, for arrays only (None where not given)."""
+def source(name: str, data, *, seed: int = 0, per_step: bool | None = None, **batching) -> Source:
+    """The Source of `data`; `batching` are options of Batches, for arrays only (None where not given).
+
+    `per_step` is what `Batches` is told about arrays: whether targets are one a step, None if their shape says it.
+    """
     given = {option: value for option, value in batching.items() if value is not None}
     if isinstance(data, tuple) and 2 <= len(data) <= 4 and not isinstance(data[0], tuple):
         x, target, *rest = data
-        return _Epochs(Batches(x, target, *rest, seed=seed, **given))
+        return _Epochs(Batches(x, target, *rest, seed=seed, per_step=per_step, **given))
     if given:
         raise ValueError(f"{', '.join(given)}: no options are required for {name} in batches. Give them to Batches")
     if hasattr(data, "epoch"):

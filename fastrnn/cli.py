@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import _check, losses, optimizers
+from . import _check, ctc, losses, optimizers
 from ._jit import cache_folder
 from ._threads import get_num_threads
 from ._version import __version__
@@ -91,6 +91,7 @@ def _jobs(cells: list[str], dtype: str) -> Iterator[tuple[str, Callable[[], obje
     yield f"Linear and Embedding {dtype}", lambda: _gradient(Embedding(2, 1, dtype=dtype), Linear(1, 2, dtype=dtype))
     for loss in (losses.CrossEntropy(), losses.BinaryCrossEntropy(), losses.MeanSquaredError()):
         yield f"{type(loss).__name__} {dtype}", lambda loss=loss: _run_loss(loss, dtype)
+    yield f"CTC {dtype}", lambda: _run_ctc(dtype)
     rules = (optimizers.SGD(), optimizers.SGD(momentum=0.5), optimizers.RMSprop(), optimizers.Adam(), optimizers.AdamW())
     for rule in rules:
         label = "SGD with momentum" if getattr(rule, "momentum", 0) else type(rule).__name__
@@ -112,6 +113,13 @@ def _gradient(*layers) -> None:
 def _run_loss(loss: losses.Loss, dtype: str) -> None:
     target = np.zeros(1, np.int64) if isinstance(loss, losses.CrossEntropy) else np.zeros((1, 2))
     loss.value_and_gradient(np.zeros((1, 2), dtype), target)
+
+
+def _run_ctc(dtype: str) -> None:
+    loss, logits, target = ctc.CTC(), np.zeros((1, 1, 2), dtype), np.ones((1, 1), np.int64)
+    loss.value_and_gradient(logits, target)
+    loss.metrics(logits, target)
+    ctc.beam_search(logits)
 
 
 def _run_optimizer(rule: optimizers.Optimizer, dtype: str) -> None:

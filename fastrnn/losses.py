@@ -20,9 +20,15 @@ class Loss(ABC):
 
     Predictions are (B, O), one a sequence, or (T, B, O), one a step. A loss of one's own defines `_target` and `_mean`
     (and `metrics`, if it has any).
+
+    Attributes
+    ----------
+    per_sequence : bool
+        Whether a target belongs to a sequence as a whole although every step is predicted (`fastrnn.CTC`).
     """
 
     name: str
+    per_sequence = False
 
     def __call__(self, prediction, target, lengths=None, weights=None) -> float:
         """The mean loss; arguments as in `value_and_gradient`."""
@@ -74,13 +80,8 @@ class Loss(ABC):
 
     def _checked(self, prediction, target, lengths, weights):
         """The three as arrays: (B, O) or (T, B, O); the target's own rows; (N,), 0 where nothing counts."""
-        given = _array(prediction)
-        dtype = given.dtype.name if given.dtype.name in _check.FLOATS else "float64"
-        shape = ("T", "B", "O") if given.ndim == 3 else ("B", "O")
-        prediction = _own(_check.array("prediction", given, shape, dtype, meaning="or (T, B, O)"))
-        if prediction.shape[-1] == 0:
-            raise ValueError(f"prediction: at least one output is required; got shape {prediction.shape}")
-        weights = _row_weights(prediction.shape[:-1], lengths, weights)
+        prediction = checked_prediction(prediction)
+        weights = row_weights(prediction.shape[:-1], lengths, weights)
         return prediction, _own(self._target(prediction, target, weights)), weights
 
     @abstractmethod
@@ -190,10 +191,10 @@ class MeanSquaredError(Loss):
 REGISTRY = {kind.__name__: kind for kind in (CrossEntropy, BinaryCrossEntropy, MeanSquaredError)}
 
 
-def from_config(config: dict) -> Loss:
-    """The loss that `config` describes, of the kinds in `REGISTRY` and no others."""
+def from_config(config: dict, kinds: dict[str, type[Loss]] = REGISTRY) -> Loss:
+    """The loss that `config` describes, of these kinds and no others."""
     options = dict(config)
-    return REGISTRY[_check.choice("loss", options.pop("kind", None), REGISTRY)](**options)
+    return kinds[_check.choice("loss", options.pop("kind", None), kinds)](**options)
 
 
 # Arguments ----------------------------------------------------------------------------------------------------------
@@ -212,12 +213,23 @@ def _own(array: np.ndarray) -> np.ndarray:
     return np.require(array, requirements=["C", "A", "W"])
 
 
+def checked_prediction(value) -> np.ndarray:
+    """(B, O) or (T, B, O), in float32 or float64."""
+    given = _array(value)
+    dtype = given.dtype.name if given.dtype.name in _check.FLOATS else "float64"
+    shape = ("T", "B", "O") if given.ndim == 3 else ("B", "O")
+    prediction = _own(_check.array("prediction", given, shape, dtype, meaning="or (T, B, O)"))
+    if prediction.shape[-1] == 0:
+        raise ValueError(f"prediction: at least one output is required; got shape {prediction.shape}")
+    return prediction
+
+
 def _rows(array: np.ndarray) -> np.ndarray:
     """(B, O) or (T, B, O) as (N, O), a view."""
     return array.reshape(-1, array.shape[-1])
 
 
-def _row_weights(shape: tuple[int, ...], lengths, weights) -> np.ndarray:
+def row_weights(shape: tuple[int, ...], lengths, weights) -> np.ndarray:
     """What each of the N rows counts, (N,) float64; `shape` is (B,) or (T, B)."""
     result = np.ones(shape)
     if weights is not None:

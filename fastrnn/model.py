@@ -11,6 +11,7 @@ from . import _check, _feedback, losses
 from ._params import Params
 from .bptt import Full, Pass, Truncated
 from .cells import CELLS, Cell
+from .ctc import CTC
 from .data.batches import Batch
 from .decode import Beams, Generated, beam_search, generate
 from .layers._chain import Chain
@@ -19,6 +20,7 @@ from .layers.recurrent import Recurrent
 
 READOUTS = ("last", "every", "mean")
 LAYERS = {"Recurrent": Recurrent, "Linear": Linear, "Embedding": Embedding, "Dropout": Dropout}
+LOSSES = losses.REGISTRY | {"CTC": CTC}
 
 
 class Trace(NamedTuple):
@@ -40,7 +42,7 @@ class Model:
     ----------
     *layers : Recurrent, Linear, Embedding, Dropout
         The output of each is the input of the next. An Embedding comes first. All of one dtype.
-    loss : CrossEntropy, BinaryCrossEntropy, MeanSquaredError
+    loss : CrossEntropy, BinaryCrossEntropy, MeanSquaredError, CTC
     readout : {"last", "every", "mean"}
         What the layers after the last recurrent one see: its final state (of both directions, where it has two), its output at
         every step, or the mean of its output over the valid steps.
@@ -70,6 +72,8 @@ class Model:
         if not isinstance(loss, losses.Loss):
             raise TypeError(f"loss: a fastrnn loss such as CrossEntropy() is required; got {type(loss).__name__}")
         self.layers, self.loss, self.readout = tuple(layers), loss, _check.choice("readout", readout, READOUTS)
+        if loss.per_sequence and readout != "every":
+            raise ValueError(f'readout: "every" is required with {type(loss).__name__}, which needs all steps; got {readout!r}')
         self._recurrent = [layer for layer in layers if isinstance(layer, Recurrent)]
         memory = max((k for k, layer in enumerate(layers) if isinstance(layer, Recurrent)), default=-1)
         self._pool_at = max(1 + memory, int(isinstance(layers[0], Embedding)))  # how many layers stand before the readout
@@ -142,7 +146,7 @@ class Model:
         Parameters
         ----------
         x : array_like, shape (T, B, D), or (T, B) integers
-        target : array_like, shape (B,) or (B, O); with readout "every" (T, B) or (T, B, O)
+        target : array_like, shape (B,) or (B, O); with readout "every" (T, B) or (T, B, O); with CTC (B, S)
         lengths : array_like of int, shape (B,), optional
         weights : array_like, shape (B,) or (T, B), optional
         state : tuple, optional
@@ -156,8 +160,8 @@ class Model:
             The number of the update, for a forcing that changes with it.
         """
         x, lengths = self._inputs(x, lengths)
-        target = np.asarray(target)
-        if self.readout == "every" and target.shape[:2] != x.shape[:2]:
+        target = _check.labels("target", target, x.shape[1]) if self.loss.per_sequence else np.asarray(target)
+        if self.readout == "every" and not self.loss.per_sequence and target.shape[:2] != x.shape[:2]:
             raise ValueError(f'target: shape ({x.shape[0]}, {x.shape[1]}, ...) is required with readout="every"; got {target.shape}')
         weights = None if weights is None else np.asarray(weights)
         entering = _feedback.entering(self, forcing, x, target, rng, update)
@@ -263,7 +267,7 @@ class Model:
                     raise ValueError(f"cells: a cell named {options['cell']!r} is required, which is not built in; got {known}")
                 options["cell"] = cells[options["cell"]]
             layers.append(LAYERS[kind](**options))
-        return cls(*layers, loss=losses.from_config(config["loss"]), readout=config["readout"])
+        return cls(*layers, loss=losses.from_config(config["loss"], LOSSES), readout=config["readout"])
 
     # What bptt works with
 
@@ -285,6 +289,8 @@ class Model:
         return (x if isinstance(first, Recurrent) else _cleared(x, lengths)), lengths
 
     def _check_causal(self) -> None:
+        if self.loss.per_sequence:
+            raise ValueError(f"bptt: Full() is required with {type(self.loss).__name__}, whose target belongs to the sequence as a whole")
         for layer in self._recurrent:
             if layer.bidirectional or layer.reverse:
                 raise ValueError("bptt: Full() is required for a network that runs from right to left: it has no present to truncate from")

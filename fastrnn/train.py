@@ -109,7 +109,8 @@ def fit(
     epochs = None if epochs is None else _check.integer("epochs", epochs, 1)
     steps = None if steps is None else _check.integer("steps", steps, 1)
     batching = {"batch_size": batch_size, "shuffle": shuffle, "bucket": bucket}
-    batches = source("data", data, seed=seed, **batching)
+    per_step = False if model.loss.per_sequence else None
+    batches = source("data", data, seed=seed, per_step=per_step, **batching)
     if batches.endless and steps is None:
         raise ValueError("steps: required for a Stream, which has no end")
     if batches.once and epochs is not None and epochs > 1:
@@ -132,7 +133,7 @@ def fit(
     run = Run(
         model=model,
         data=batches,
-        validation=None if validation is None else _validation(validation, batch_size),
+        validation=None if validation is None else _validation(validation, batch_size, per_step),
         optimizer=Adam() if optimizer is None else copy.deepcopy(optimizer),
         bptt=bptt,
         forcing=forcing,
@@ -151,9 +152,9 @@ def fit(
     return run.go(progress)
 
 
-def _validation(data, batch_size: int | None) -> Source:
+def _validation(data, batch_size: int | None, per_step: bool | None) -> Source:
     batching = {"batch_size": batch_size, "shuffle": False} if isinstance(data, tuple) else {}
-    result = source("validation", data, **batching)
+    result = source("validation", data, per_step=per_step, **batching)
     if result.endless or result.once:
         raise TypeError(
             "validation: data that can be gone through again after every epoch is required; "

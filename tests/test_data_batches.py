@@ -290,7 +290,7 @@ class TestBatches:
             (([[1.0], [2.0]], ["a", "b"]), {}, TypeError, "target: real numbers.*numpy.unique"),
             (([[1.0], [2.0, 3.0]], [[0], [0, 1, 2]]), {}, ValueError, r"target\[1\]: 2 steps, as x\[1\].*\(3,\)"),
             (([[1.0], [2.0, 3.0]], [[0], [0]]), {"per_step": True}, ValueError, r"target\[1\]: 2 steps.*\(1,\)"),
-            (([[1.0], [2.0, 3.0]], [[0], [0, 1]]), {"per_step": False}, ValueError, r"vectors of one length"),
+            (([[1.0], [2.0, 3.0]], [[0.5], [0.0, 1.0]]), {"per_step": False}, ValueError, r"vectors of one length"),
             (([[1.0], [2.0]], [0, 1]), {"per_step": True}, ValueError, r"target\[0\]: shape \(T_i,\)"),
             (([[1.0], [2.0]], [0, 1], [1, 1]), {}, ValueError, "lengths: None is required for a list"),
             (([[1.0], [2.0]], [0, 1], None, [1.0]), {}, ValueError, "weights: 2 entries"),

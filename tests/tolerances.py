@@ -17,4 +17,9 @@ TOLERANCES = {
     "interpreter": 1e-13,
     "reference_identity": 1e-13,  # 3.3e-15, error / (1 + |value|)
     "finite_differences": 5e-7,  # 5.9e-9, relative, step 1e-6
+    "ctc_gradient": 1e-14,  # 3.3e-16, elementwise, against complex step through every alignment
+    "ctc_logs": 1e-13,  # 2.4e-14 at logits of size 1, by their size: the rounding of the twin's logarithms
+    "ctc_reversal": 1e-13,  # 4.7e-15, T = 3000
+    "ctc_differences": 1e-9,  # 3.4e-11, relative, along one direction, step 1e-3
+    "ctc_scores": 1e-13,  # 1.5e-14, relative
 }

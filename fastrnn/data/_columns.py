@@ -38,7 +38,8 @@ def from_arrays(x, target, lengths, weights, per_step: bool | None):
     """The columns x, target, weights (or None) and the lengths of a data set given as time-first arrays."""
     x = inputs(x)
     T, N = x.shape[:2]
-    target = numbers("target", target)
+    labels = per_step is False and check.is_ragged(target)
+    target = check.labels("target", target, N) if labels else numbers("target", target)
     weights = array_weights(weights, T, N)
     return (
         Steps(x),
@@ -77,6 +78,8 @@ def _listed(name: str, values, lengths: np.ndarray, per_step: bool | None, *, ve
         return Rows(numbers(name, values))
     arrays = sequences(name, values)
     steps = lengths_of(arrays)
+    if per_step is False and arrays[0].ndim == 1 and arrays[0].dtype.kind == "i":
+        return Rows(check.labels(name, arrays, N))
     if per_step is not False and np.array_equal(steps, lengths) and arrays[0].ndim <= (2 if vectors else 1):
         return Ragged(arrays)
     if not per_step and vectors and arrays[0].ndim == 1 and np.all(steps == steps[0]):
@@ -89,7 +92,8 @@ def _listed(name: str, values, lengths: np.ndarray, per_step: bool | None, *, ve
     ]
     if not vectors:
         wanted = f"{steps_of_x}, of one number each"
-    raise ValueError(f"{name}[{i}]: {wanted} are required; got shape {arrays[i].shape}")
+    advice = ". Label sequences of any length: per_step=False" if vectors and per_step is None else ""
+    raise ValueError(f"{name}[{i}]: {wanted} are required; got shape {arrays[i].shape}{advice}")
 
 
 def check_target(target: np.ndarray, T: int, N: int, per_step: bool | None = None) -> tuple[bool, bool]:

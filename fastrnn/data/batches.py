@@ -28,6 +28,7 @@ class Batch(NamedTuple):
     ----------
     x : ndarray, shape (T, B, D), float; or (T, B), int64 tokens
     target : ndarray, shape (B,) or (B, O), one a sequence; or (T, B) or (T, B, O), one a step
+        Labellings of a sequence (`fastrnn.CTC`) are (B, S), with -1 behind their ends.
     lengths : ndarray, shape (B,), int64
         Number of valid steps; what lies beyond is padding, and reaches nothing.
     weights : ndarray, shape (B,) or (T, B), or None
@@ -77,6 +78,8 @@ def pad(sequences: Sequence) -> tuple[np.ndarray, np.ndarray]:
 def as_batch(value) -> Batch:
     """A tuple ``(x, target)``, ``(x, target, lengths)`` or ``(x, target, lengths, weights)`` as a checked `Batch`.
 
+    A list of label sequences of different lengths is a target (B, S), with -1 behind their ends.
+
     Raises
     ------
     TypeError, ValueError
@@ -93,7 +96,7 @@ def as_batch(value) -> Batch:
     x, target, lengths, weights = (*value, None, None)[:4]
     x = columns.inputs(x)
     T, B = x.shape[:2]
-    target = columns.numbers("target", target)
+    target = check.labels("target", target, B) if check.is_ragged(target) else columns.numbers("target", target)
     columns.check_target(target, T, B)
     return Batch(x, target, check.lengths(lengths, T, B), columns.array_weights(weights, T, B))
 
@@ -107,7 +110,9 @@ class Batches:
         An array is time first, a list is one of sequences. In a list, one-dimensional sequences of real numbers are
         taken as series of one feature, and of integers as tokens.
     target : array_like, shape (N,) or (N, O), one a sequence; or (T, N) or (T, N, O), one a step
-        With a list `x`, one a step is a list of N arrays of shape (T_i,) or (T_i, O).
+        With a list `x`, one a step is a list of N arrays of shape (T_i,) or (T_i, O). Labellings of a sequence
+        (`fastrnn.CTC`) are (N, S) integers, with -1 behind their ends, or a list of N arrays of shape (S_i,): give
+        ``per_step=False`` with those.
     lengths : array_like, shape (N,), optional
         Integers in [0, T]; all T by default. Not with a list `x`, whose sequences have their own.
     weights : array_like, shape (N,) or (T, N), optional
