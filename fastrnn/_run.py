@@ -229,7 +229,8 @@ class Run:
         row = {"epoch": position.epoch + 1, "step": position.step, "loss": mean}
         row |= {"gradient_norm": position.norm / max(position.updates, 1), "learning_rate": position.learning_rate}
         if self.validation is not None:
-            row |= {f"validation_{name}": value for name, value in _evaluate(self.model, self.validation).items()}
+            found = _evaluate(self.model, self.validation, self.carry_state and not self.validation.cut)
+            row |= {f"validation_{name}": value for name, value in found.items()}
         self.history.epochs.append(row)
         self.optimizer.schedule.observe(row.get("validation_loss", mean))
         answers = [listener.epoch(self._report(row)) for listener in self.callbacks]  # a list: all of them are told
@@ -329,11 +330,14 @@ class Run:
         self.position, self.history, self.moments, self.carried = position, history, moments, carried
 
 
-def _evaluate(model, data: Source) -> dict[str, float]:
-    """The model's loss and metrics: means over all valid targets of all batches."""
-    sums, total = {}, 0.0
+def _evaluate(model, data: Source, carry: bool) -> dict[str, float]:
+    """The model's loss and metrics: means over all valid targets of all batches. `carry`: each goes on where the last ended."""
+    sums, total, state = {}, 0.0, None
     for batch in data.start(0, 0, 0):
-        values = model.evaluate(batch.x, batch.target, batch.lengths, batch.weights)
+        if carry:
+            values, state = model._evaluate(batch, state)
+        else:
+            values = model.evaluate(*batch)
         weight = _weight(model, batch)
         total += weight
         for name, value in values.items():

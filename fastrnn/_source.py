@@ -20,12 +20,15 @@ class Source:
         Whether the data has no epochs of its own (a stream).
     once : bool
         Whether the data can be gone through only once (a generator).
+    cut : bool
+        Whether its batches were cut from arrays, and so hold sequences of their own: none goes on where another ended.
     settings : dict
         What must be the same for a resumed run to see the same batches.
     """
 
     endless = False
     once = False
+    cut = False
 
     def __init__(self, data):
         self._data = data
@@ -48,6 +51,12 @@ class _Epochs(Source):
 
     def _items(self, epoch, batch, seen):
         return itertools.islice(self._data.epoch(epoch), batch, None)
+
+
+class _Arrays(_Epochs):
+    """Batches of arrays."""
+
+    cut = True
 
 
 class _Stream(Source):
@@ -73,7 +82,7 @@ def source(name: str, data, *, seed: int = 0, per_step: bool | None = None, **ba
     given = {option: value for option, value in batching.items() if value is not None}
     if isinstance(data, tuple) and 2 <= len(data) <= 4 and not isinstance(data[0], tuple):
         x, target, *rest = data
-        return _Epochs(Batches(x, target, *rest, seed=seed, per_step=per_step, **given))
+        return _Arrays(Batches(x, target, *rest, seed=seed, per_step=per_step, **given))
     if given:
         raise ValueError(f"{', '.join(given)}: no options are required for {name} in batches. Give them to Batches")
     if hasattr(data, "epoch"):

@@ -112,12 +112,9 @@ class Model:
         prediction, _, state = self._forward(x, lengths, state, None, record=False)
         return prediction, state
 
-    def evaluate(self, x, target, lengths=None, weights=None) -> dict[str, float]:
+    def evaluate(self, x, target, lengths=None, weights=None, state=None) -> dict[str, float]:
         """The loss and the loss's metrics, such as accuracy."""
-        x, lengths = self._inputs(x, lengths)
-        prediction = self._forward(x, lengths, None, None, record=False)[0]
-        valid = self._valid(Batch(x, target, lengths, weights))
-        return {"loss": self.loss(prediction, target, *valid)} | self.loss.metrics(prediction, target, *valid)
+        return self._evaluate(Batch(x, target, lengths, weights), state)[0]
 
     def gradient(
         self, x, target, lengths=None, *, weights=None, state=None, bptt: Full | None = None, rng=None, forcing=None, update: int = 0
@@ -269,7 +266,14 @@ class Model:
             layers.append(LAYERS[kind](**options))
         return cls(*layers, loss=losses.from_config(config["loss"], LOSSES), readout=config["readout"])
 
-    # What bptt works with
+    # What bptt and fit work with
+
+    def _evaluate(self, batch: Batch, state) -> tuple[dict[str, float], tuple]:
+        """(loss and metrics, state), as `run`."""
+        x, lengths = self._inputs(batch.x, batch.lengths)
+        prediction, _, state = self._forward(x, lengths, state, None, record=False)
+        valid = self._valid(batch._replace(lengths=lengths))
+        return {"loss": self.loss(prediction, batch.target, *valid)} | self.loss.metrics(prediction, batch.target, *valid), state
 
     def _inputs(self, x, lengths) -> tuple[np.ndarray, np.ndarray]:
         """x as a contiguous array and lengths as int64. Recurrent layers see to padding themselves; before others it is cleared."""

@@ -47,7 +47,8 @@ def fit(
         being weights) is gone through once an epoch; a Stream has no end and needs `steps`. The shapes are those of
         `fastrnn.data.Batch`.
     validation : like data, optional
-        Evaluated after every epoch, each batch from the initial state.
+        Evaluated after every epoch, each batch from the initial state; with `carry_state`, batches that are given as such (not cut
+        from arrays) from the state in which their predecessor ended.
     optimizer : optional
         Adam() by default. Its schedule is told the validation loss (or, without validation, the loss) every epoch;
         what it learns stays in this run: the object given can serve any number of runs.
@@ -66,8 +67,8 @@ def fit(
     seed : int
         For the order of the data, where data is arrays, and for dropout.
     carry_state : bool
-        Whether each batch starts from the state in which its predecessor ended (windows of a running text); the first
-        batch of an epoch never does.
+        Whether each batch starts from the state in which its predecessor ended (windows of a running text), in training and
+        in validation; the first batch of an epoch never does.
     callbacks : functions of a Report, or Callback objects
         Called in order after every epoch (and step, if they wish); one that returns True ends the run.
     progress : bool, optional

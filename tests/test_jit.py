@@ -409,21 +409,3 @@ def test_an_interrupt_ends_the_wait_for_the_compiler_but_not_its_work(tmp_path, 
     assert [path.suffix for path in tmp_path.rglob("*") if path.is_file()] == [".nbc"]
     double(x)
     assert x[0] == 2.0 and sum(double.stats.cache_misses.values()) == 1
-
-
-LSTM_BITS = """
-import hashlib
-import numpy as np
-import fastrnn as fr
-
-net = fr.LSTM(8, 24, seed=0)
-y, _, tape = net.forward(np.random.default_rng(0).normal(size=(40, 9, 8)).astype("f4"))
-grads = net.backward(tape, y)
-print(hashlib.sha256(y.tobytes() + grads.x.tobytes() + grads.params.flat.tobytes()).hexdigest())
-"""
-
-
-def test_compiled_and_loaded_kernels_give_the_same_bits(tmp_path):
-    """A kernel just compiled calls its parts as they were compiled alone, a loaded one as they were compiled into it."""
-    home = dict.fromkeys(("XDG_CACHE_HOME", "LOCALAPPDATA", "HOME"), str(tmp_path))
-    assert python(["-c", LSTM_BITS], **home) == python(["-c", LSTM_BITS], **home)

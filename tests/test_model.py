@@ -103,6 +103,16 @@ def test_state_goes_on():
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
 
 
+def test_evaluate_goes_on_from_a_state():
+    model, rng = CASES["every"], np.random.default_rng(0)
+    x, target = rng.normal(size=(T, B, D)), rng.integers(0, 3, (T, B))
+    _, state = model.run(x[:2])
+    parts = [model.evaluate(x[:2], target[:2]), model.evaluate(x[2:], target[2:], state=state)]
+    for name, value in model.evaluate(x, target).items():
+        assert value == pytest.approx((2 * parts[0][name] + (T - 2) * parts[1][name]) / T, rel=1e-14)
+    assert parts[1] != model.evaluate(x[2:], target[2:])
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_saved_and_loaded(name, tmp_path):
     model = CASES[name]

@@ -17,9 +17,9 @@ from fastrnn import io
 from fastrnn._params import Params
 from fastrnn.bptt import Full, Truncated
 from fastrnn.callbacks import Callback, EarlyStopping
-from fastrnn.data import Batches, stream
+from fastrnn.data import Batch, Batches, stream
 from fastrnn.io import FileFormatError
-from fastrnn.layers.feedforward import Linear
+from fastrnn.layers.feedforward import Embedding, Linear
 from fastrnn.layers.networks import GRU
 from fastrnn.losses import CrossEntropy
 from fastrnn.model import Model
@@ -789,6 +789,53 @@ def test_a_network_learns_and_resumes_bit_for_bit(bptt, tmp_path):
     io.save(resumed, tmp_path / "model")
     x, _, lengths = signs()
     assert io.load(tmp_path / "model").predict(x, lengths).tobytes() == model.predict(x, lengths).tobytes()
+
+
+def test_validation_in_windows_carries_its_state_and_arrays_do_not():
+    x, target, _ = signs()
+    x = np.nan_to_num(x)
+    windows = [(x[k : k + 3], target[k : k + 3]) for k in (0, 3, 6)]
+
+    def validated(validation, **options):
+        model = network()
+        history = fit(model, windows, validation=validation, optimizer=SGD(0.1), **options)
+        return model, history["validation_loss"][0]
+
+    model, carried = validated(windows, carry_state=True)
+    np.testing.assert_allclose(carried, model.evaluate(x, target)["loss"], rtol=1e-12)
+    afresh = np.mean([model.evaluate(*window)["loss"] for window in windows])
+    assert abs(carried - afresh) > 1e-4
+    model, cut = validated((x, target), carry_state=True, batch_size=None)
+    np.testing.assert_allclose(cut, model.evaluate(x, target)["loss"], rtol=1e-12)
+    model, apart = validated(windows)
+    np.testing.assert_allclose(apart, np.mean([model.evaluate(*window)["loss"] for window in windows]), rtol=1e-12)
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_several_tokens_a_step_come_as_arrays(listed):
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 5, (4, 6, 3))
+    target = x[-1, :, 0] % 2
+
+    def trained(data):
+        layers = Embedding(5, 2, group=3, seed=1), GRU(6, 6, seed=1), Linear(6, 2, seed=2)
+        model = Model(*layers, loss=CrossEntropy(), readout="last")
+        fit(model, data, optimizer=SGD(0.1), **({} if isinstance(data, list) else {"batch_size": 6, "shuffle": False}))
+        return model.params.flat.tobytes()
+
+    given = ([x[:, b] for b in range(6)] if listed else x, target)
+    assert trained(given) == trained([Batch(x, target, np.full(6, 4))])
+
+
+def test_integers_are_numbers_to_a_network_without_an_embedding():
+    x, target = np.arange(24).reshape(4, 3, 2) % 3, np.array([0, 1, 0])
+
+    def trained(x):
+        model = Model(GRU(2, 6, seed=1), Linear(6, 2, seed=2), loss=CrossEntropy())
+        fit(model, (x, target), optimizer=SGD(0.1))
+        return model.params.flat.tobytes()
+
+    assert trained(x) == trained(x.astype("float32")) == trained(x.astype("uint8"))
 
 
 def test_a_network_given_nan_stops_and_is_as_before():

@@ -18,9 +18,8 @@ OPTIONS = {
 VARIANTS = [(name, {}) for name in CELLS] + [(name, options) for name, several in OPTIONS.items() for options in several]
 # compiled end to end: what differs in its kernels, not only in an activation
 COMPILED = [(name, {}) for name in CELLS] + [
-    ("rnn", {"activation": "relu"}),
-    ("lstm", {"peepholes": True}),
-    ("lstm", {"coupled": True}),
+    ("rnn", {"activation": "identity"}),
+    ("lstm", {"peepholes": True, "coupled": True}),
     ("lstm", {"clip": 0.5, "gate_activation": "hard_sigmoid", "activation": "elu", "output_activation": "identity"}),
     ("gru", {"reset_after": False}),
     ("leaky", {"learn_tau": True}),

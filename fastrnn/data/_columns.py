@@ -56,8 +56,6 @@ def from_lists(x, target, weights, per_step: bool | None):
         arrays = [array[:, None] for array in arrays]
     if arrays[0].ndim > 2 or 0 in arrays[0].shape[1:]:
         raise ValueError(f"x[0]: shape (T_i, D) with D of at least 1, or (T_i,), is required; got {arrays[0].shape}")
-    if arrays[0].ndim == 2 and arrays[0].dtype.kind == "i":
-        arrays = [array.astype(np.float32) for array in arrays]
     lengths = lengths_of(arrays)
     return (
         Ragged(arrays),
@@ -118,7 +116,7 @@ def _has_steps(target: np.ndarray, T: int, N: int, per_step: bool | None) -> boo
 
 
 def inputs(x) -> np.ndarray:
-    """Time-first inputs: (T, N, D) in float32 or float64, or (T, N) in int64, none of the sizes zero."""
+    """Time-first inputs: (T, N, D) in float32, float64 or int64, or (T, N) in int64, none of the sizes zero."""
     x = numbers("x", x, "Pass sequences of different lengths as a list of (T_i, D) arrays")
     if x.ndim == 2 and x.dtype.kind == "f":
         raise ValueError(
@@ -129,7 +127,7 @@ def inputs(x) -> np.ndarray:
         raise ValueError(f"x: shape (T, N, D), or (T, N) for integer tokens, is required; got {x.shape}")
     if 0 in x.shape:
         raise ValueError(f"x: at least one step, one sequence and one feature are required; got shape {x.shape}")
-    return x.astype(np.float32) if x.ndim == 3 and x.dtype.kind == "i" else x
+    return x
 
 
 def array_weights(weights, T: int, N: int) -> np.ndarray | None:

@@ -26,7 +26,8 @@ class Batch(NamedTuple):
 
     Attributes
     ----------
-    x : ndarray, shape (T, B, D), float; or (T, B), int64 tokens
+    x : ndarray, shape (T, B, D), float or int64; or (T, B), int64 tokens
+        Whether integers (T, B, D) are numbers or D tokens a step is for the model to say, whose first layer is an Embedding or not.
     target : ndarray, shape (B,) or (B, O), one a sequence; or (T, B) or (T, B, O), one a step
         Labellings of a sequence (`fastrnn.CTC`) are (B, S), with -1 behind their ends.
     lengths : ndarray, shape (B,), int64
