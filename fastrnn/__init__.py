@@ -23,6 +23,9 @@ from .history import History as History
 from .io import FileFormatError as FileFormatError
 from .io import load as load
 from .io import save as save
+from .layers.bidirectional import Bidirectional as Bidirectional
+from .layers.bidirectional import BidirectionalTape as BidirectionalTape
+from .layers.delayed import Delayed as Delayed
 from .layers.feedforward import Dropout as Dropout
 from .layers.feedforward import Embedding as Embedding
 from .layers.feedforward import Linear as Linear
