@@ -113,7 +113,7 @@ def chorales(path: str) -> fr.data.SequenceData:
     cuts = np.cumsum(lengths)[:-1]
     x, target = np.split(x, cuts), np.split(target, cuts)
     place = np.random.default_rng(0).permutation(len(x)) % 4
-    parts = [fr.data.Sequences(*([a for a, p in zip(items, place) if (p == 0) is test] for items in (x, target))) for test in (False, True)]
+    parts = [fr.data.Sequences(*([a for a, p in zip(items, place) if (p == 0) == test] for items in (x, target))) for test in (False, True)]
     return fr.data.SequenceData(*parts, (*map(str, range(12)), "rest"))
 
 
@@ -429,8 +429,8 @@ def draw_gains(ax, rows: list, names: list) -> None:
     ax.set_ylim(len(places) - 0.5, -0.5)
     ax.plot([], [], "o", color="0.3", markersize=3.5, label="over one way")
     ax.plot([], [], "o", color="0.3", markerfacecolor="white", markersize=3.5, label="over best delay")
-    ax.legend(loc="lower right", handletextpad=0.1, fontsize=6)
     ax.set_xlabel("gain (percentage points)", labelpad=1)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.45, -0.2), ncol=2, handletextpad=0.1, columnspacing=1.0, fontsize=6.5)
 
 
 def draw_frames(part, rows: list, letter: str) -> None:
