@@ -21,6 +21,7 @@ from .cells import CELLS as CELLS
 from .cells import Cell as Cell
 from .cells import Slot as Slot
 from .cells import both as both
+from .ctc import CTC as CTC
 from .decode import Beams as Beams
 from .decode import Generated as Generated
 from .diagnose import jacobian as jacobian
@@ -29,11 +30,13 @@ from .forcing import GeneralizedForcing as GeneralizedForcing
 from .forcing import ScheduledSampling as ScheduledSampling
 from .forcing import SparseForcing as SparseForcing
 from .forcing import TeacherForcing as TeacherForcing
-from .ctc import CTC as CTC
 from .history import History as History
 from .io import FileFormatError as FileFormatError
 from .io import load as load
 from .io import save as save
+from .layers.bidirectional import Bidirectional as Bidirectional
+from .layers.bidirectional import BidirectionalTape as BidirectionalTape
+from .layers.delayed import Delayed as Delayed
 from .layers.feedforward import Dropout as Dropout
 from .layers.feedforward import Embedding as Embedding
 from .layers.feedforward import Linear as Linear

@@ -59,7 +59,6 @@ def entering(model, forcing, x, target, rng, update: int) -> Drawn | Pull | None
 def feed_of(model, feed: str | None) -> str:
     """The form in which the model's output is fed back; whether the model can take it."""
     chain = model._chain
-    chain.check()
     symbolic, O = isinstance(model.loss, CrossEntropy), chain.output_size
     if not symbolic and not isinstance(model.loss, MeanSquaredError):
         raise ValueError(f"forcing: CrossEntropy or MeanSquaredError is required, to know what an output means; got {model.loss!r}")

@@ -15,11 +15,15 @@ from .ctc import CTC
 from .data.batches import Batch
 from .decode import Beams, Generated, beam_search, generate
 from .layers._chain import Chain
+from .layers._network import Network
+from .layers.bidirectional import Bidirectional
+from .layers.delayed import Delayed
 from .layers.feedforward import Dropout, Embedding, Linear
 from .layers.recurrent import Recurrent
 
 READOUTS = ("last", "every", "mean")
-LAYERS = {"Recurrent": Recurrent, "Linear": Linear, "Embedding": Embedding, "Dropout": Dropout}
+LAYERS = {"Recurrent": Recurrent, "Bidirectional": Bidirectional, "Delayed": Delayed}
+LAYERS |= {"Linear": Linear, "Embedding": Embedding, "Dropout": Dropout}
 LOSSES = losses.REGISTRY | {"CTC": CTC}
 
 
@@ -40,7 +44,7 @@ class Model:
 
     Parameters
     ----------
-    *layers : Recurrent, Linear, Embedding, Dropout
+    *layers : Recurrent, Bidirectional, Delayed, Linear, Embedding, Dropout
         The output of each is the input of the next. An Embedding comes first. All of one dtype.
     loss : CrossEntropy, BinaryCrossEntropy, MeanSquaredError, CTC
     readout : {"last", "every", "mean"}
@@ -74,8 +78,8 @@ class Model:
         self.layers, self.loss, self.readout = tuple(layers), loss, _check.choice("readout", readout, READOUTS)
         if loss.per_sequence and readout != "every":
             raise ValueError(f'readout: "every" is required with {type(loss).__name__}, which needs all steps; got {readout!r}')
-        self._recurrent = [layer for layer in layers if isinstance(layer, Recurrent)]
-        memory = max((k for k, layer in enumerate(layers) if isinstance(layer, Recurrent)), default=-1)
+        self._recurrent = [layer for layer in layers if isinstance(layer, Network)]
+        memory = max((k for k, layer in enumerate(layers) if isinstance(layer, Network)), default=-1)
         self._pool_at = max(1 + memory, int(isinstance(layers[0], Embedding)))  # how many layers stand before the readout
         self._check_layers()
         self.params, parts = Params.join({str(k): layer.params for k, layer in enumerate(layers)})
@@ -88,7 +92,7 @@ class Model:
         for k, layer in enumerate(self.layers):
             if isinstance(layer, Embedding) and k:
                 raise ValueError(f"layers: an Embedding must be the first layer; got it at place {k}")
-            if isinstance(layer, Recurrent) and layer.batch_first:
+            if isinstance(layer, Network) and layer.batch_first:
                 raise ValueError("layers: batch_first=False is required in a Model, whose data are time first; got True")
             if not isinstance(layer, (Embedding, Dropout)) and size is not None and layer.input_size != size:
                 raise ValueError(f"layers: input_size {size} is required of layer {k}, to fit the layer before it; got {layer.input_size}")
@@ -96,7 +100,8 @@ class Model:
         dtypes = {layer.dtype.name for layer in self.layers if not isinstance(layer, Dropout)}
         if len(dtypes) != 1:
             raise ValueError(f"layers: one dtype is required for all; got {sorted(dtypes)}")
-        if len({id(layer) for layer in self.layers}) < len(self.layers):
+        everyone = [part for layer in self.layers for part in (layer, *getattr(layer, "networks", ()))]
+        if len({id(part) for part in everyone}) < len(everyone):
             raise ValueError("layers: each layer may appear once; build a second one for a second place")
 
     # Use
@@ -254,16 +259,7 @@ class Model:
     @classmethod
     def from_config(cls, config: dict, cells: dict[str, Cell] | None = None) -> "Model":
         """The model that `config` describes; `cells` gives by name the cells that are not built in."""
-        layers = []
-        for entry in config["layers"]:
-            options = {name: value for name, value in entry.items() if name != "kind"}
-            kind = _check.choice("kind", entry.get("kind"), LAYERS)
-            if kind == "Recurrent" and options["cell"] not in CELLS:
-                if options["cell"] not in (cells or {}):
-                    known = list(cells or {})
-                    raise ValueError(f"cells: a cell named {options['cell']!r} is required, which is not built in; got {known}")
-                options["cell"] = cells[options["cell"]]
-            layers.append(LAYERS[kind](**options))
+        layers = [_layer(entry, cells or {}) for entry in config["layers"]]
         return cls(*layers, loss=losses.from_config(config["loss"], LOSSES), readout=config["readout"])
 
     # What bptt and fit work with
@@ -290,14 +286,15 @@ class Model:
         size = next((layer.input_size for layer in self.layers if hasattr(layer, "input_size")), "D")
         x = _check.array("x", x, ("T", "B", size), self.dtype, meaning="(steps, batch, features)")
         lengths = _check.lengths(lengths, *x.shape[:2])
-        return (x if isinstance(first, Recurrent) else _cleared(x, lengths)), lengths
+        return (x if isinstance(first, Network) else _cleared(x, lengths)), lengths
 
     def _check_causal(self) -> None:
         if self.loss.per_sequence:
             raise ValueError(f"bptt: Full() is required with {type(self.loss).__name__}, whose target belongs to the sequence as a whole")
         for layer in self._recurrent:
-            if layer.bidirectional or layer.reverse:
-                raise ValueError("bptt: Full() is required for a network that runs from right to left: it has no present to truncate from")
+            if not layer.causal:
+                wanted = "bptt: Full() is required for a network that runs from right to left, or with a delay"
+                raise ValueError(f"{wanted}: it has no present to truncate from")
 
     def _valid(self, batch: Batch) -> tuple:
         """(lengths, weights) as the loss takes them."""
@@ -311,7 +308,7 @@ class Model:
         """(sum of the last recurrent layer's outputs over each sequence's valid steps, state), nothing kept."""
         states, finals, used = self._states(state), [], 0
         for layer in self.layers[: self._pool_at]:
-            if isinstance(layer, Recurrent):
+            if isinstance(layer, Network):
                 if rng is None:
                     x, final = layer(x, states[used], lengths=lengths)
                 else:  # with dropout, which only comes with a tape
@@ -347,14 +344,12 @@ class Model:
         if self._pool_at == 0:
             x, shape, counted = self._pool(x, lengths, (), head)
         for k, layer in enumerate(self.layers):
-            if isinstance(layer, Recurrent):
+            if isinstance(layer, Network):
                 n = len(finals)
                 if record:
                     given = masks[n] if masks is not None else layer.draw_masks(x.shape[1], rng)
-                    given_pull = pull if layer is self._recurrent[-1] else None
-                    x, final, tape = layer.forward(
-                        x, states[n], lengths=lengths, memory=memory, rng=rng, masks=given, pull=given_pull
-                    )
+                    pulled = {"pull": pull} if pull is not None and layer is self._recurrent[-1] else {}
+                    x, final, tape = layer.forward(x, states[n], lengths=lengths, memory=memory, rng=rng, masks=given, **pulled)
                     drawn.append(given)
                 else:
                     (x, final), tape = layer(x, states[n], lengths=lengths), None
@@ -387,7 +382,7 @@ class Model:
             layer = self.layers[k]
             if k + 1 == self._pool_at:
                 dy, dstates = self._unpool(trace, dy, dstates)
-            if isinstance(layer, Recurrent):
+            if isinstance(layer, Network):
                 g = layer.backward(trace.tapes[k], dy, dstates.pop(), clip=clip, begin=begin)
                 own[k] += g.params.flat
                 dy = g.x
@@ -417,6 +412,19 @@ class Model:
             return chosen[:, :, None] * dy, dstates
         share = (at < trace.lengths) / np.maximum(trace.counted, 1)
         return share.astype(dy.dtype)[:, :, None] * dy, dstates
+
+
+def _layer(entry: dict, cells: dict[str, Cell]):
+    """The layer that an entry of a configuration describes."""
+    options = {name: value for name, value in entry.items() if name != "kind"}
+    kind = _check.choice("kind", entry.get("kind"), LAYERS)
+    if kind == "Recurrent" and options["cell"] not in CELLS:
+        if options["cell"] not in cells:
+            raise ValueError(f"cells: a cell named {options['cell']!r} is required, which is not built in; got {list(cells)}")
+        options["cell"] = cells[options["cell"]]
+    for name in {"Bidirectional": ("forward", "backward"), "Delayed": ("network",)}.get(kind, ()):
+        options[name] = _layer(options[name] | {"kind": "Recurrent"}, cells)
+    return LAYERS[kind](**options)
 
 
 def _add(a, b):

@@ -4,11 +4,23 @@ import ast
 import importlib.util
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from fastrnn.data import TextData, corpora, digits, english_text, japanese_vowels, plaid, text, unigram_entropy
+from fastrnn.data import (
+    TextData,
+    bach_chorales,
+    corpora,
+    digits,
+    english_text,
+    japanese_vowels,
+    ocr_letters,
+    plaid,
+    text,
+    unigram_entropy,
+)
 
 TS = """# a comment
 @problemName Toy
@@ -110,6 +122,102 @@ class TestDigits:
         monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
         with pytest.raises(ImportError, match=r"scikit-learn is required.*fastrnn\[data\]"):
             digits()
+
+
+class TestLetters:
+    @pytest.fixture
+    def write(self, tmp_path):
+        """A file in Taskar's format of words (text, fold), the pixels a function of letter and place; lines can be changed."""
+
+        def write(words=(("ab", 0), ("z", 3), ("cad", 9)), change=lambda lines: lines):
+            lines, number = [], 0
+            for w, (word, fold) in enumerate(words):
+                for place, letter in enumerate(word):
+                    number += 1
+                    after = -1 if place + 1 == len(word) else number + 1
+                    lines.append([number, letter, after, w + 1, place + 1, fold, *self.pixels(letter, place)])
+            path = tmp_path / "letter.data"
+            path.write_text("".join("\t".join(map(str, line)) + "\t\n" for line in change(lines)), "ascii")
+            return path
+
+        return write
+
+    @staticmethod
+    def pixels(letter, place):
+        return [(ord(letter) * (k + 1) + place) // 7 % 2 for k in range(128)]
+
+    def test_words_folds_and_pixels(self, write):
+        data = ocr_letters(write(), fold=3)
+        assert [len(x) for x in data.train.x] == [1] and [len(x) for x in data.test.x] == [2, 3]
+        assert ["".join(data.classes[k] for k in labels) for labels in data.test.target] == ["ab", "cad"]
+        assert all(x.dtype == np.float32 and x.shape[1:] == (128,) for part in data[:2] for x in part.x)
+        assert all(labels.dtype == np.int64 for part in data[:2] for labels in part.target)
+        np.testing.assert_array_equal(data.test.x[1], [self.pixels(letter, place) for place, letter in enumerate("cad")])
+        assert [len(x) for x in ocr_letters(str(write())).train.x] == [2]
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda lines: [], "whole words are required.*got 0"),
+            (lambda lines: lines[:-1], "whole words are required.*the last cut off"),
+            (lambda lines: [lines[0]] + lines[2:], "line 2: the next letter of word 1 is required"),
+            (lambda lines: [lines[0], lines[1][:5] + [1] + lines[1][6:]] + lines[2:], "line 2: the next letter of word 1"),
+            (lambda lines: [line[:-1] for line in lines], "line 1: .*128 pixels.*out of range, or missing"),
+            (lambda lines: [[*lines[0][:-1], 2], *lines[1:]], "line 1: .*128 pixels of 0 or 1"),
+            (lambda lines: [[*lines[0][:-1], "x"], *lines[1:]], "line 1: .*'x'"),
+            (lambda lines: [[1, "A", *lines[0][2:]], *lines[1:]], "line 1: .*letter a-z"),
+            (lambda lines: [[1, "ab", *lines[0][2:]], *lines[1:]], "line 1: .*letter a-z"),
+            (lambda lines: [line[:5] + [10] + line[6:] for line in lines], "line 1: .*fold 0-9"),
+            (lambda lines: [["1,a,2"]], "line 1: number, letter"),
+            (lambda lines: [line[:5] + [4] + line[6:] for line in lines], "words in fold 0 and in others are required; got 0 of 3"),
+            (lambda lines: [line[:5] + [0] + line[6:] for line in lines], "words in fold 0 and in others are required; got 3 of 3"),
+        ],
+    )
+    def test_refuses_a_file_that_is_none(self, write, change, message):
+        with pytest.raises(ValueError, match=message):
+            ocr_letters(write(change=change))
+
+    def test_refuses(self, write, tmp_path):
+        with pytest.raises(FileNotFoundError, match="path: a file is required"):
+            ocr_letters(tmp_path / "none")
+        with pytest.raises(ValueError, match="fold: an integer from 0 to 9 is required; got 10"):
+            ocr_letters(write(), fold=10)
+
+
+class Score:
+    """What of music21's scores is used: parts with a name, each a list of (offset, quarters, pitches)."""
+
+    def __init__(self, quarters, **parts):
+        self.duration = SimpleNamespace(quarterLength=quarters)
+        self.parts = [self.part(name, notes) for name, notes in parts.items()]
+
+    @staticmethod
+    def part(name, notes):
+        notes = [SimpleNamespace(offset=o, quarterLength=q, pitches=[SimpleNamespace(midi=m) for m in p]) for o, q, p in notes]
+        return SimpleNamespace(partName=name, flatten=lambda: SimpleNamespace(notes=notes))
+
+
+class TestChorales:
+    def test_the_pitch_at_every_quarter(self, monkeypatch):
+        half, voice = 0.5, [(0.0, 4.0, [60])]
+        bass = [(0.0, 1.0, [50]), (1.0, half, [48]), (1.5, half, [47]), (2.5, 1.0, [43, 45]), (3.0, 0.0, [99])]
+        scores = {
+            "one": Score(4.0, Soprano=voice, Alto=voice, Tenor=voice, Bass=bass),
+            "again": Score(4.0, Soprano=voice, Alto=voice, Tenor=voice, Bass=bass),
+            "five parts": Score(4.0, Soprano=voice, Alto=voice, Tenor=voice, Bass=bass, Continuo=bass),
+            "other": Score(1.0, Soprano=voice, Alto=voice, Tenor=voice, Bass=[]),
+        }
+        corpus = SimpleNamespace(getComposer=lambda name: list(scores) if name == "bach" else [], parse=scores.get)
+        monkeypatch.setitem(sys.modules, "music21", SimpleNamespace(corpus=corpus))
+        one, other = bach_chorales()
+        assert one.dtype == np.int64 and one[:, :3].tolist() == [[60] * 3] * 4
+        assert one[:, 3].tolist() == [50, 48, -1, 45]  # of two eighths the first; a note in the air; the highest of a chord
+        assert other.tolist() == [[60, 60, 60, -1]]
+
+    def test_without_music21(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "music21", None)
+        with pytest.raises(ImportError, match=r"bach_chorales: the package music21 is required.*fastrnn\[music\]"):
+            bach_chorales()
 
 
 class TestText:

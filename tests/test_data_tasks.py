@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fastrnn.data import Adding, Copy, TemporalOrder
+from fastrnn.data import Adding, Copy, Lookahead, TemporalOrder
 
 TASKS = [
     Adding(2),
@@ -13,6 +13,8 @@ TASKS = [
     Adding(105, "hochreiter"),
     Copy(1),
     Copy(30),
+    Lookahead(2, 1),
+    Lookahead(30, 3),
     TemporalOrder(10),
     TemporalOrder(57),
     TemporalOrder((50, 200)),
@@ -171,6 +173,39 @@ class TestCopy:
     def test_refuses_labels_out_of_range(self):
         with pytest.raises(ValueError, match="target: integers from 0 to 8"):
             Copy(1).solved(np.zeros((21, 1, 9)), np.full((21, 1), 9))
+
+
+class TestLookahead:
+    def test_layout(self, rng):
+        x, target, lengths = Lookahead(20, 3).sample(500, rng)
+        coins = x[..., 0].astype(int)
+        assert set(coins.ravel()) == {0, 1} and np.all(lengths == 20)
+        behind, ahead = np.zeros_like(coins), np.zeros_like(coins)
+        behind[3:], ahead[:-3] = coins[:-3], coins[3:]
+        np.testing.assert_array_equal(target, behind + ahead)
+
+    @pytest.mark.parametrize(("length", "ahead"), [(2, 1), (6, 1), (6, 2), (6, 3), (7, 2)])
+    def test_best_accuracy_is_that_of_whoever_knows_the_odds(self, length, ahead, monkeypatch):
+        """All 2^T sequences: of those alike in what has been seen, the commonest target is the best guess."""
+        task, every = Lookahead(length, ahead), np.array(list(np.ndindex(*[2] * length)))
+        monkeypatch.setattr("fastrnn.data.tasks._arguments", lambda n, rng: (n, rng))
+        x, target, _ = task.sample(len(every), type("Every", (), {"integers": lambda self, high, size: every.T})())
+        np.testing.assert_array_equal(x[..., 0].T, every)
+        for foresight in range(length + 1):
+            right = 0
+            for t in range(length):
+                seen = {}
+                for sequence, label in zip(every, target[t]):
+                    seen.setdefault(tuple(sequence[: t + foresight + 1]), []).append(label)
+                right += sum(max(labels.count(label) for label in set(labels)) for labels in seen.values())
+            assert task.best_accuracy(foresight) == pytest.approx(right / (len(every) * length), rel=1e-15)
+
+    def test_refuses(self):
+        for arguments, message in (((5, 3), "length: an integer at least 6"), ((9, 0), "ahead: an integer at least 1")):
+            with pytest.raises(ValueError, match=message):
+                Lookahead(*arguments)
+        with pytest.raises(ValueError, match="foresight: an integer at least 0"):
+            Lookahead(4, 1).best_accuracy(-1)
 
 
 class TestTemporalOrder:

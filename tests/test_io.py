@@ -18,8 +18,10 @@ from hypothesis import strategies as st
 from fastrnn import io
 from fastrnn._params import Params
 from fastrnn.io import FileFormatError
+from fastrnn.layers.bidirectional import Bidirectional
+from fastrnn.layers.delayed import Delayed
 from fastrnn.layers.feedforward import Dropout, Embedding, Linear
-from fastrnn.layers.networks import GRU
+from fastrnn.layers.networks import GRU, RNN
 from fastrnn.losses import CrossEntropy
 from fastrnn.model import Model
 
@@ -402,11 +404,16 @@ def places(tree, place=()):
         yield from places(value, (*place, key))
 
 
-def test_a_real_model_with_anything_changed_is_refused_or_loaded(path, monkeypatch):
+REAL = {
+    "a stack": lambda: (Embedding(5, 3), Dropout(0.1), GRU(3, 4, num_layers=2, bidirectional=True), Linear(8, 2)),
+    "networks of networks": lambda: (Bidirectional(RNN(2, 3), GRU(2, 3, reverse=True)), Delayed(RNN(6, 2), 3)),
+}
+
+
+@pytest.mark.parametrize("layers", REAL)
+def test_a_real_model_with_anything_changed_is_refused_or_loaded(path, monkeypatch, layers):
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-    model = Model(
-        Embedding(5, 3), Dropout(0.1), GRU(3, 4, num_layers=2, bidirectional=True), Linear(8, 2), loss=CrossEntropy()
-    )
+    model = Model(*REAL[layers](), loss=CrossEntropy())
     io.save(model, path)
     header, arrays = io.read(path)
     assert_same_bits(io.load(path).params.flat, model.params.flat)

@@ -41,6 +41,11 @@ def models():
     yield "learned", fr.Model(
         fr.RNN(D, H, initial_state="learned", **d), fr.Linear(H, 3, **d), loss=fr.CrossEntropy(), readout="last"
     )
+    two = fr.Bidirectional(fr.LSTM(D, H, **d), fr.GRU(D, 5, reverse=True, seed=1, **d))
+    yield "two cells", fr.Model(two, fr.Linear(H + 5, 3, **d), loss=fr.CrossEntropy(), readout="last")
+    two = fr.Bidirectional(fr.RNN(D, H, **d), fr.GRU(D, H, reverse=True, seed=1, **d), merge="product")
+    yield "stacked", fr.Model(two, fr.Delayed(fr.RNN(H, H, **d), 2), fr.Linear(H, 3, **d), loss=fr.CrossEntropy(), readout="every")
+    yield "delayed", fr.Model(fr.Delayed(fr.RNN(D, H, **d), 4), fr.Linear(H, 3, **d), loss=fr.CrossEntropy(), readout="last")
     yield "none", fr.Model(fr.Linear(D, 5, activation="tanh", **d), fr.Linear(5, 3, **d), loss=fr.CrossEntropy(), readout="last")
 
 

@@ -11,12 +11,15 @@ from .batches import windows as windows
 from .corpora import SequenceData as SequenceData
 from .corpora import Sequences as Sequences
 from .corpora import TextData as TextData
+from .corpora import bach_chorales as bach_chorales
 from .corpora import digits as digits
 from .corpora import english_text as english_text
 from .corpora import japanese_vowels as japanese_vowels
+from .corpora import ocr_letters as ocr_letters
 from .corpora import plaid as plaid
 from .corpora import text as text
 from .corpora import unigram_entropy as unigram_entropy
 from .tasks import Adding as Adding
 from .tasks import Copy as Copy
+from .tasks import Lookahead as Lookahead
 from .tasks import TemporalOrder as TemporalOrder

@@ -1,12 +1,15 @@
 """Real data. Nothing is downloaded: packages bring it (``pip install 'fastrnn[data]'``), or the user names a path."""
 
 import importlib.util
+import math
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from .. import _check as check
+
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 class Sequences(NamedTuple):
@@ -15,16 +18,16 @@ class Sequences(NamedTuple):
     Attributes
     ----------
     x : list of N ndarrays, shape (T_i, D), float32
-    target : ndarray, shape (N,), int64
+    target : ndarray, shape (N,), int64; or list of N such, shape (T_i,), where every step has a label
         Classes 0 ... K - 1.
     """
 
     x: list[np.ndarray]
-    target: np.ndarray
+    target: np.ndarray | list[np.ndarray]
 
 
 class SequenceData(NamedTuple):
-    """A data set for the classification of sequences.
+    """A data set for the classification of sequences, or of their steps.
 
     Attributes
     ----------
@@ -167,6 +170,75 @@ def digits(by: str = "row") -> SequenceData:
     )
 
 
+def ocr_letters(path, fold: int = 0) -> SequenceData:
+    """6 877 handwritten words, 52 152 letters: a letter a step, 16 by 8 pixels of 0 or 1, and which of a ... z it is.
+
+    The words are lower case without their first letter, from 150 writers, in ten folds; as in the paper, one fold is for training
+    and the other nine for testing. The labels are those of the steps.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file ``letter.data`` of ai.stanford.edu/~btaskar/ocr (Rob Kassel's, prepared by Ben Taskar), unpacked. A line a letter, fields
+        apart by tabs: its number, the letter, the number of the next letter of the word or -1, the word, the place in it, the fold,
+        and 128 pixels.
+    fold : int
+        Which of the folds, 0 to 9, is for training.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        Where the file is missing or is not what it should be.
+
+    References
+    ----------
+    Taskar, Guestrin & Koller 2003, "Max-margin Markov networks", NIPS 16.
+    """
+    check.integer("fold", fold, 0, 9)
+    words, labels, folds = _read_letters(Path(path))
+    train = [place == fold for place in folds]
+    if all(train) or not any(train):
+        raise ValueError(f"{path}: words in fold {fold} and in others are required; got {sum(train)} of {len(train)} words in it")
+
+    def part(chosen: bool) -> Sequences:
+        return Sequences(*([item for item, own in zip(items, train) if own is chosen] for items in (words, labels)))
+
+    return SequenceData(part(True), part(False), tuple(_LETTERS))
+
+
+def bach_chorales() -> list[np.ndarray]:
+    """Chorales by J. S. Bach in four parts, soprano, alto, tenor and bass: the pitches that sound at every quarter note.
+
+    About 350, as many as music21 has with exactly these parts, those left out that are a note for note repetition of an earlier one.
+    Reading them takes about a minute: keep what is returned.
+
+    Returns
+    -------
+    list of ndarray, shape (T_i, 4), int64
+        MIDI pitches, 60 for the middle c; -1 for a rest.
+
+    Raises
+    ------
+    ImportError
+        Where music21 is not installed.
+
+    References
+    ----------
+    music21, the corpus of Cuthbert & Ariza 2010, "music21: A toolkit for computer-aided musicology".
+    """
+    try:
+        from music21 import corpus
+    except ImportError as error:
+        raise ImportError(_needs("bach_chorales", "music21", "music")) from error
+    found = {}
+    for name in corpus.getComposer("bach"):
+        score = corpus.parse(name)
+        if [part.partName for part in score.parts] == ["Soprano", "Alto", "Tenor", "Bass"]:
+            pitches = np.stack([_pitches(part, int(score.duration.quarterLength)) for part in score.parts], axis=1)
+            found.setdefault(pitches.tobytes(), pitches)
+    return list(found.values())
+
+
 def english_text() -> TextData:
     """The topics of Python's own ``help()``: about half a megabyte of English about Python, on every machine.
 
@@ -224,8 +296,8 @@ def _codes(string: str) -> np.ndarray:
     return np.frombuffer(string.encode("utf-32-le", "surrogatepass"), "<u4")
 
 
-def _needs(what: str, package: str) -> str:
-    return f"{what}: the package {package} is required; it is not installed. Get it with pip install 'fastrnn[data]'"
+def _needs(what: str, package: str, extra: str = "data") -> str:
+    return f"{what}: the package {package} is required; it is not installed. Get it with pip install 'fastrnn[{extra}]'"
 
 
 def _read(path: Path, encoding: str) -> str:
@@ -283,3 +355,40 @@ def _read_ts(path: Path) -> tuple[list[np.ndarray], list[str]]:
         if x.shape[1] != width:
             raise ValueError(f"{path}: {width} channels, as in series 0, are required; got {x.shape[1]} in series {k}")
     return series, labels
+
+
+def _read_letters(path: Path) -> tuple[list[np.ndarray], list[np.ndarray], list[int]]:
+    """Pixels (T, 128), labels (T,) and fold of every word of a file ``letter.data``."""
+    words, labels, folds, expected = [], [], [], None
+    for number, line in enumerate(_read(path, "ascii").splitlines(), 1):
+        fields = line.rstrip().split("\t")
+        try:
+            own, letter, following, word, _, fold, *pixels = fields
+            following, word, fold = int(following), int(word), int(fold)
+            image, label = np.array(pixels, np.float32), _LETTERS.index(letter)
+            if image.shape != (128,) or not np.isin(image, (0, 1)).all() or len(letter) != 1 or not 0 <= fold <= 9:
+                raise ValueError("one of them is out of range, or missing")
+        except ValueError as error:
+            wanted = "number, letter a-z, next number, word, place, fold 0-9, and 128 pixels of 0 or 1, apart by tabs,"
+            raise ValueError(f"{path}, line {number}: {wanted} are required: {error}") from None
+        if expected is None:
+            words.append([])
+            labels.append([])
+            folds.append(fold)
+        elif expected != (int(own), word, fold):
+            raise ValueError(f"{path}, line {number}: the next letter of word {expected[1]} is required, as the line before announces")
+        words[-1].append(image)
+        labels[-1].append(label)
+        expected = None if following == -1 else (following, word, fold)
+    if not words or expected is not None:
+        raise ValueError(f"{path}: whole words are required, each up to a letter without a next one; got {len(words)}, the last cut off")
+    return [np.stack(word) for word in words], [np.array(word, np.int64) for word in labels], folds
+
+
+def _pitches(part, steps: int) -> np.ndarray:
+    """The MIDI pitch that sounds in one part of a score at every quarter note, -1 where there is none; the highest of a chord."""
+    pitches = np.full(steps, -1, np.int64)
+    for note in part.flatten().notes:
+        first, last = math.ceil(note.offset), math.ceil(note.offset + note.quarterLength)
+        pitches[first:last] = max(pitch.midi for pitch in note.pitches)
+    return pitches

@@ -195,6 +195,74 @@ class Copy(Task):
 
 
 @dataclass(frozen=True)
+class Lookahead(Task):
+    """At every step, the sum of two coins: the one that came `ahead` steps before, and the one that will come as many after.
+
+    An input is a fair coin, 0 or 1; beyond the ends there are zeros. The target, int64 (T, n), is x_(t-ahead) + x_(t+ahead), in 0, 1, 2.
+    Whatever has not been seen of x is independent of what has, so that no predictor of less than `ahead` steps of foresight can do
+    better than `best_accuracy`, nor can one that reads from the end back and has not seen as many steps before t. A network of both
+    directions, or one that answers `ahead` steps late, can be right everywhere.
+
+    Parameters
+    ----------
+    length : int
+        T, at least 2 * ahead.
+    ahead : int
+        At least 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> task = Lookahead(30, ahead=3)
+    >>> x, target, lengths = task.sample(4, np.random.default_rng(0))
+    >>> x.shape, target.shape, round(task.chance, 4)
+    ((30, 4, 1), (30, 4), 0.9704)
+    >>> task.best_accuracy(0), task.best_accuracy(2), task.best_accuracy(3)
+    (0.55, 0.55, 1.0)
+    """
+
+    length: int
+    ahead: int
+
+    input_size = 1
+    output_size = 3
+    loss = "cross_entropy"
+    readout = "every"
+
+    def __post_init__(self):
+        check.integer("ahead", self.ahead, 1)
+        check.integer("length", self.length, 2 * self.ahead)
+
+    @property
+    def chance(self) -> float:
+        """One coin counts at the first and at the last `ahead` steps, two between: ln 2 and 1.5 ln 2 a step."""
+        return math.log(2) * (1.5 - self.ahead / self.length)
+
+    def best_accuracy(self, foresight: int) -> float:
+        """The largest expected share of right steps for a predictor that at step t has seen x up to step t + foresight.
+
+        1 with enough of it; 1 - (T - ahead) / 2T without, as all but the last `ahead` targets hold a coin that is unknown.
+        """
+        if check.integer("foresight", foresight, 0) >= self.ahead:
+            return 1.0
+        return 1 - (self.length - self.ahead) / (2 * self.length)
+
+    def sample(self, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        n, rng = _arguments(n, rng)
+        coins = np.zeros((self.length + 2 * self.ahead, n), np.int64)
+        coins[self.ahead : -self.ahead] = rng.integers(2, size=(self.length, n))
+        target = coins[: self.length] + coins[2 * self.ahead :]
+        x = coins[self.ahead : -self.ahead, :, None].astype(np.float32)
+        return x, target, np.full(n, self.length, np.int64)
+
+    def solved(self, prediction, target) -> float:
+        """The fraction of sequences that are right at every step; prediction (T, n, 3) logits, target (T, n)."""
+        target = check.integers("target", target, (self.length, "n"), 0, 2)
+        prediction = check.array("prediction", prediction, (*target.shape, 3), np.float64)
+        return _fraction(np.all(prediction.argmax(-1) == target, axis=0))
+
+
+@dataclass(frozen=True)
 class TemporalOrder(Task):
     """Two relevant symbols, far apart, in a stream of irrelevant ones: which came, and in which order?
 

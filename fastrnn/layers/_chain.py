@@ -12,6 +12,7 @@ from ..kernels.cpu.closed import BackLink, Feedback, Link, make_beam_search, mak
 from ..kernels.cpu.loop import Flow, Trace
 from ._direction import ROW_WORK, SERIAL_WORK, SPAN_WORK, Direction, Kept
 from ._layer import Rows, batch
+from ._network import Network
 from .feedforward import Dropout, Embedding, Linear
 from .recurrent import Recurrent, Tape, _Suffixed
 
@@ -37,6 +38,8 @@ class Chain:
     """The layers of a model, from the input up to the output, one link each; a leading Embedding stands before the chain."""
 
     def __init__(self, layers):
+        for layer in layers:
+            _check_layer(layer)
         self.layers = layers
         self.embedding = layers[0] if isinstance(layers[0], Embedding) else None
         self.places = []
@@ -49,16 +52,6 @@ class Chain:
         self.cells = tuple(place.direction.cell for place in self.places)
         self.input_size = self.places[0].direction.D
         self.output_size = self.places[-1].direction.H
-
-    def check(self) -> None:
-        """Whether its output can be fed back at all."""
-        for layer in self.layers:
-            if isinstance(layer, Recurrent) and (layer.bidirectional or layer.reverse):
-                raise ValueError("forcing: a network that runs from left to right only is required, to be fed its own output")
-            if isinstance(layer, Dropout) and layer.rate or isinstance(layer, Recurrent) and layer.dropout:
-                raise ValueError("forcing: dropout=0 between layers is required where outputs are fed back; recurrent_dropout may be used")
-        if self.embedding is not None and self.embedding.group:
-            raise ValueError(f"forcing: an Embedding of single symbols is required; got group={self.embedding.group}")
 
     def parameters(self, place: Place) -> dict[str, np.ndarray]:
         """The parameters of one link by the names of its cell."""
@@ -226,6 +219,16 @@ class Chain:
         else:
             for task in tasks:
                 task()
+
+
+def _check_layer(layer) -> None:
+    """Whether a layer can stand where an output is fed back."""
+    if isinstance(layer, Network) and (not isinstance(layer, Recurrent) or not layer.causal):
+        raise ValueError("forcing: a Recurrent that runs from left to right only is required, to be fed its own output")
+    if (isinstance(layer, Dropout) and layer.rate) or (isinstance(layer, Recurrent) and layer.dropout):
+        raise ValueError("forcing: dropout=0 between layers is required where outputs are fed back; recurrent_dropout may be used")
+    if isinstance(layer, Embedding) and layer.group:
+        raise ValueError(f"forcing: an Embedding of single symbols is required; got group={layer.group}")
 
 
 def _as_cell(params) -> dict[str, np.ndarray]:

@@ -7,6 +7,7 @@ import numpy as np
 from ..cells import Cell
 from ..kernels.cpu.loop import Batch, Flow
 from ._direction import Direction, Kept, run_side_by_side
+from ._merge import merged, merged_backward
 
 
 class Rows(NamedTuple):
@@ -73,22 +74,15 @@ class Layer:
 
     def _merged(self, kept: list[Kept]) -> np.ndarray:
         y = [k.y[0] for k in kept]
-        if self.concat:
-            return y[0]
-        if self.merge == "product":
-            return y[0] * y[1]
-        total = y[0] + y[1]
-        return total if self.merge == "sum" else total * total.dtype.type(0.5)
+        return y[0] if self.concat else merged(self.merge, *y)
 
     def _dy(self, dy, kept: list[Kept]) -> list[np.ndarray]:
         """dL/dy of every direction from that of the merged output."""
         if dy is None:
             return [np.empty((1, 0, 0, 0), kept[0].y.dtype)] * len(kept)
-        if self.concat or self.merge == "sum":
+        if self.concat:
             return [dy[None]] * len(kept)
-        if self.merge == "mean":
-            return [(dy * dy.dtype.type(0.5))[None]] * 2
-        return [(dy * kept[1].y[0])[None], (dy * kept[0].y[0])[None]]
+        return [part[None] for part in merged_backward(self.merge, *(k.y[0] for k in kept), dy)]
 
     def backward(self, kept: list[Kept], parameters, rows: Rows, dy, dstates, grads, begin: int, limit, details: bool):
         """(dx, dL/d(start states), what was cut, shown). Adds to `grads`, one mapping a direction; goes back to step `begin`."""

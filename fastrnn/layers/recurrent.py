@@ -9,8 +9,8 @@ from .._params import Params
 from ..cells import Cell, build
 from ..initializers import Initializer, Uniform
 from ._layer import Layer, Rows
-
-MERGES = ("concat", "sum", "mean", "product")
+from ._merge import MERGES, merged, merged_backward
+from ._network import Network
 
 
 class Gradients(NamedTuple):
@@ -40,15 +40,29 @@ class Gradients(NamedTuple):
 
 
 class Clipped(NamedTuple):
-    """What clipping inside the recursion did: `entries` clipped, and which `fraction` of the sum of magnitudes was cut off."""
+    """What clipping inside the recursion did.
+
+    Attributes
+    ----------
+    entries : int
+        How many were clipped.
+    cut, total : float
+        What was cut off, and the sum of all magnitudes before.
+    """
 
     entries: int
-    fraction: float
+    cut: float
+    total: float
+
+    @property
+    def fraction(self) -> float:
+        """Which part of the sum of magnitudes was cut off."""
+        return self.cut / self.total if self.total else 0.0
 
     @classmethod
     def of(cls, cut) -> "Clipped":
         """From the kernels' count: entries, magnitude cut off, magnitude before."""
-        return cls(int(cut[0]), float(cut[1] / cut[2]) if cut[2] else 0.0)
+        return cls(int(cut[0]), float(cut[1]), float(cut[2]))
 
 
 class Tape:
@@ -107,7 +121,7 @@ def by_time(array: np.ndarray, lengths: np.ndarray, T: int, reverse: bool) -> np
     return result
 
 
-class Recurrent:
+class Recurrent(Network):
     """A stack of recurrent layers of one cell.
 
     Parameters
@@ -225,25 +239,15 @@ class Recurrent:
     def num_directions(self) -> int:
         return 2 if self.bidirectional else 1
 
+    @property
+    def causal(self) -> bool:
+        return not (self.bidirectional or self.reverse)
+
     def config(self) -> dict:
         """What builds this network again, but for its weights."""
         names = ("input_size", "hidden_size", "cell_options", "num_layers", "bidirectional", "reverse", "merge", "dropout")
         names += ("recurrent_dropout", "initial_state", "batch_first", "seed")
         return {"cell": self.cell.name} | {name: getattr(self, name) for name in names} | {"dtype": self.dtype.name}
-
-    def state_dict(self) -> dict[str, np.ndarray]:
-        """Copies of all parameters by PyTorch's names."""
-        return {name: array.copy() for name, array in self.params.items()}
-
-    def load_state_dict(self, arrays) -> None:
-        """Take all parameters from a mapping of the same names (arrays, or CPU tensors of PyTorch)."""
-        missing, unknown = self.params.keys() - arrays.keys(), arrays.keys() - self.params.keys()
-        if missing or unknown:
-            got = f"missing {sorted(missing)}, unknown {sorted(unknown)}"
-            raise ValueError(f"arrays: exactly the names {list(self.params)} are required; {got}")
-        checked = {name: _check.array(name, arrays[name], self.params.shapes[name], self.dtype) for name in self.params}
-        for name, value in checked.items():
-            self.params[name] = value
 
     def __call__(self, x, state=None, *, lengths=None):
         """Forward only, nothing kept: (y, state), as `forward` returns them."""
@@ -332,7 +336,7 @@ class Recurrent:
         """
         T, rows = tape.T, tape.rows
         begin = _check.integer("begin", begin, 0, T)
-        if begin and any(direction.reverse for direction in self._directions):
+        if begin and not self.causal:
             raise ValueError("begin: 0 is required for a network that runs from right to left, whose first step is the last in time")
         limit = self.dtype.type(np.inf if clip is None else _check.real("clip", clip, positive=True))
         dy, flows = self._dy_in(dy, T, rows), self._states_in("dstate", dstate, rows)
@@ -444,11 +448,7 @@ class Recurrent:
     def final_output(self, state) -> np.ndarray:
         """The top layer's output at the end of its run, both directions merged: (B, output_size), from the state."""
         h = (state[0] if isinstance(state, tuple) else state)[-self.num_directions :]
-        if self.num_directions == 1:
-            return h[0]
-        if self.merge == "concat":
-            return np.concatenate([h[0], h[1]], axis=1)
-        return h[0] * h[1] if self.merge == "product" else (h[0] + h[1]) * self.dtype.type(0.5 if self.merge == "mean" else 1.0)
+        return h[0] if self.num_directions == 1 else merged(self.merge, h[0], h[1])
 
     def final_output_backward(self, state, dy):
         """dL/dstate from the gradient of `final_output`."""
@@ -457,12 +457,8 @@ class Recurrent:
         h, dh = parts[0][-self.num_directions :], result[0][-self.num_directions :]
         if self.num_directions == 1:
             dh[0] = dy
-        elif self.merge == "concat":
-            dh[0], dh[1] = dy[:, : self.hidden_size], dy[:, self.hidden_size :]
-        elif self.merge == "product":
-            dh[0], dh[1] = dy * h[1], dy * h[0]
         else:
-            dh[:] = dy * self.dtype.type(0.5 if self.merge == "mean" else 1.0)
+            dh[0], dh[1] = merged_backward(self.merge, h[0], h[1], dy)
         return result if len(parts) > 1 else result[0]
 
     def _segment(self, T: int, rows: Rows, memory) -> int:

@@ -1,0 +1,37 @@
+"""What a `Model` and its users may ask of every recurrent network, whatever it is made of."""
+
+import numpy as np
+
+from .. import _check
+from .._params import Params
+
+
+class Network:
+    """A recurrent network: ``net(x, state, lengths=)``, `forward`, `backward`, and the readout of its final state.
+
+    Attributes
+    ----------
+    input_size, output_size : int
+    params : Params
+        A `Model` puts views of its own buffer in its place.
+    causal : bool
+        Whether y at step t depends on x up to step t alone, so that a sequence may be cut in time.
+    """
+
+    params: Params
+    dtype: np.dtype
+    causal: bool
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Copies of all parameters by PyTorch's names."""
+        return {name: array.copy() for name, array in self.params.items()}
+
+    def load_state_dict(self, arrays) -> None:
+        """Take all parameters from a mapping of the same names (arrays, or CPU tensors of PyTorch)."""
+        missing, unknown = self.params.keys() - arrays.keys(), arrays.keys() - self.params.keys()
+        if missing or unknown:
+            got = f"missing {sorted(missing)}, unknown {sorted(unknown)}"
+            raise ValueError(f"arrays: exactly the names {list(self.params)} are required; {got}")
+        checked = {name: _check.array(name, arrays[name], self.params.shapes[name], self.dtype) for name in self.params}
+        for name, value in checked.items():
+            self.params[name] = value
