@@ -19,8 +19,10 @@ from _unshared import Unshared
 LENGTHS = np.array([4, 1, 3, 3, 2, 1])  # no sequence of five steps: the last step's weights have no gradient
 
 
-def batch(rng, steps=5):
-    return rng.normal(size=(steps, len(LENGTHS), 2)), rng.integers(3, size=len(LENGTHS)), LENGTHS
+def batch(rng):
+    x = rng.normal(size=(5, len(LENGTHS), 2))
+    x[np.arange(5)[:, None] >= LENGTHS] = np.nan  # padding reaches nothing
+    return x, rng.integers(3, size=len(LENGTHS)), LENGTHS
 
 
 def twin_loss(params, x, target, lengths):
@@ -66,7 +68,7 @@ def test_with_the_same_weights_at_every_step_it_is_the_shared_network():
 
 
 def test_there_is_nothing_beyond_the_last_step_unless_its_weights_are_used_again():
-    net, (x, _, _) = Unshared(3, 2, 4, 3, dtype="float64"), batch(np.random.default_rng(2))
+    net, x = Unshared(3, 2, 4, 3, dtype="float64"), np.random.default_rng(2).normal(size=(5, 6, 2))
     lengths = np.array([5, 4, 3, 2, 1, 5])
     with pytest.raises(ValueError, match="x: at most 3 steps are required, as no later one has weights; got 5"):
         net.predict(x, lengths)
