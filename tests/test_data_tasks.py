@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fastrnn.data import Adding, Copy, Lookahead, TemporalOrder
+from fastrnn.data import Adding, Copy, Lookahead, Needle, TemporalOrder
 
 TASKS = [
     Adding(2),
@@ -18,6 +18,8 @@ TASKS = [
     TemporalOrder(10),
     TemporalOrder(57),
     TemporalOrder((50, 200)),
+    Needle(12),
+    Needle((1, 20)),
 ]
 MANY = 20_000
 
@@ -244,3 +246,37 @@ class TestTemporalOrder:
     def test_refuses(self, length, error, message):
         with pytest.raises(error, match=message):
             TemporalOrder(length)
+
+
+class TestNeedle:
+    @pytest.mark.parametrize("length", [1, 7, (1, 20)])
+    def test_one_key_anywhere_and_distractors_elsewhere(self, length, rng):
+        x, target, lengths = Needle(length).sample(MANY, rng)
+        low, high = length if isinstance(length, tuple) else (length, length)
+        assert set(lengths) == set(range(low, high + 1))
+        valid = np.arange(len(x))[:, None] < lengths
+        np.testing.assert_array_equal(x.sum(-1), valid)
+        symbols = np.where(valid, x.argmax(-1), 8)
+        keys = symbols < 4
+        assert np.all(keys.sum(0) == 1)
+        np.testing.assert_array_equal(symbols[keys.argmax(0), np.arange(MANY)], target)
+        places = np.bincount(keys.argmax(0)[lengths == high], minlength=high)
+        expected = np.sum(lengths == high) / high
+        assert np.all(np.abs(places - expected) < 5 * np.sqrt(expected))
+        assert set(symbols[valid & ~keys]) == (set(range(4, 8)) if high > 1 else set())
+
+    def test_chance(self):
+        assert Needle(20).chance == pytest.approx(np.log(4))
+
+    @pytest.mark.parametrize(
+        ("length", "error", "message"),
+        [
+            (0, ValueError, "length: an integer at least 1"),
+            (2.5, TypeError, "length: an integer"),
+            ((3, 2), ValueError, "longest.*at least 3"),
+            ((1,), ValueError, "a pair"),
+        ],
+    )
+    def test_refuses(self, length, error, message):
+        with pytest.raises(error, match=message):
+            Needle(length)

@@ -22,4 +22,5 @@ from .corpora import unigram_entropy as unigram_entropy
 from .tasks import Adding as Adding
 from .tasks import Copy as Copy
 from .tasks import Lookahead as Lookahead
+from .tasks import Needle as Needle
 from .tasks import TemporalOrder as TemporalOrder

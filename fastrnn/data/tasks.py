@@ -297,16 +297,7 @@ class TemporalOrder(Task):
     readout = "last"
 
     def __post_init__(self):
-        shortest, longest = self._bounds()
-        check.integer("length", shortest, 10)
-        check.integer("length (the longest)", longest, shortest)
-
-    def _bounds(self) -> tuple[int, int]:
-        if isinstance(self.length, (tuple, list)):
-            if len(self.length) != 2:
-                raise ValueError(f"length: an integer, or a pair (shortest, longest), is required; got {self.length!r}")
-            return self.length[0], self.length[1]
-        return self.length, self.length
+        _bounds(self.length, 10)
 
     @property
     def chance(self) -> float:
@@ -315,7 +306,7 @@ class TemporalOrder(Task):
     def sample(self, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         n, rng = _arguments(n, rng)
         every = np.arange(n)
-        lengths = rng.integers(*self._bounds(), size=n, endpoint=True)
+        lengths = rng.integers(*_bounds(self.length, 10), size=n, endpoint=True)
         first = lengths // 10 + rng.integers(lengths // 10)
         second = lengths // 2 + rng.integers(lengths // 10)
         relevant = rng.integers(2, size=(2, n))
@@ -327,9 +318,71 @@ class TemporalOrder(Task):
 
     def solved(self, prediction, target) -> float:
         """The fraction of sequences classified correctly; prediction (n, 4) logits, target (n,)."""
-        target = check.integers("target", target, ("n",), 0, 3)
-        prediction = check.array("prediction", prediction, (len(target), 4), np.float64)
-        return _fraction(prediction.argmax(-1) == target)
+        return _classified(prediction, target, 4)
+
+
+@dataclass(frozen=True)
+class Needle(Task):
+    """One key among distractors, at any step: which? "In 2009 I went to Nepal" and "I went to Nepal in 2009": in which year?
+
+    Inputs are one-hot over eight symbols, A B C D e f g h. A step drawn uniformly from the sequence has one of A, B, C, D, all
+    others one of e f g h. The target, int64 (n,) after the last step, is which of A B C D it was (0-3); a guess costs ln 4. The
+    rule is the same wherever the key stands and however long the sequence is, which is what weights shared by all steps are for.
+
+    Parameters
+    ----------
+    length : int or (int, int)
+        At least 1; a pair draws it for every sequence, both ends included.
+
+    References
+    ----------
+    The example is that of Goodfellow, Bengio & Courville 2016, chapter 10, introduction.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> task = Needle((1, 20))
+    >>> x, target, lengths = task.sample(1000, np.random.default_rng(0))
+    >>> x.shape, int(lengths.min()), sorted(set(target.tolist())), round(task.chance, 4)
+    ((20, 1000, 8), 1, [0, 1, 2, 3], 1.3863)
+    """
+
+    length: int | tuple[int, int]
+
+    input_size = 8
+    output_size = 4
+    loss = "cross_entropy"
+    readout = "last"
+
+    def __post_init__(self):
+        _bounds(self.length, 1)
+
+    @property
+    def chance(self) -> float:
+        return math.log(4)
+
+    def sample(self, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        n, rng = _arguments(n, rng)
+        lengths = rng.integers(*_bounds(self.length, 1), size=n, endpoint=True)
+        symbols = rng.integers(4, 8, size=(lengths.max(), n))
+        key = rng.integers(4, size=n)
+        symbols[rng.integers(lengths), np.arange(n)] = key
+        x = _one_hot(symbols, 8)
+        x[~_valid(lengths)] = 0
+        return x, key, lengths
+
+    def solved(self, prediction, target) -> float:
+        """The fraction of sequences classified correctly; prediction (n, 4) logits, target (n,)."""
+        return _classified(prediction, target, 4)
+
+
+def _bounds(length, least: int) -> tuple[int, int]:
+    """(shortest, longest) of a length that is a number or a pair."""
+    if isinstance(length, (tuple, list)) and len(length) != 2:
+        raise ValueError(f"length: an integer, or a pair (shortest, longest), is required; got {length!r}")
+    shortest, longest = length if isinstance(length, (tuple, list)) else (length, length)
+    shortest = check.integer("length", shortest, least)
+    return shortest, check.integer("length (the longest)", longest, shortest)
 
 
 def _arguments(n, rng) -> tuple[int, np.random.Generator]:
@@ -354,6 +407,13 @@ def _flat(name: str, value, n) -> np.ndarray:
     """(n,) from (n,) or (n, 1)."""
     shape = (n, 1) if np.ndim(value) == 2 else (n,)
     return check.array(name, value, shape, np.float64, meaning="(or with a last axis of 1)").reshape(-1)
+
+
+def _classified(prediction, target, classes: int) -> float:
+    """The fraction of targets (n,) that logits (n, classes) get right."""
+    target = check.integers("target", target, ("n",), 0, classes - 1)
+    prediction = check.array("prediction", prediction, (len(target), classes), np.float64)
+    return _fraction(prediction.argmax(-1) == target)
 
 
 def _fraction(right: np.ndarray) -> float:
