@@ -17,7 +17,7 @@ RANKS = (
     ("_version", "_check", "_jit", "_math", "math", "_params", "_threads", "_progress", "_interrupts"),
     ("cells",),
     ("kernels",),
-    ("initializers", "schedules", "losses", "optimizers", "data"),
+    ("initializers", "schedules", "losses", "optimizers", "data", "measures"),
     ("layers",),
     ("bptt",),
     ("model",),
