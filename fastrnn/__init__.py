@@ -1,6 +1,7 @@
 """Recurrent networks to train, dissect and scale, from Python and Numba alone."""
 
 from . import data as data
+from . import forcing as forcing
 from . import initializers as initializers
 from . import math as math
 from . import measures as measures
@@ -20,6 +21,13 @@ from .cells import CELLS as CELLS
 from .cells import Cell as Cell
 from .cells import Slot as Slot
 from .cells import both as both
+from .decode import Generated as Generated
+from .diagnose import jacobian as jacobian
+from .forcing import FreeRunning as FreeRunning
+from .forcing import GeneralizedForcing as GeneralizedForcing
+from .forcing import ScheduledSampling as ScheduledSampling
+from .forcing import SparseForcing as SparseForcing
+from .forcing import TeacherForcing as TeacherForcing
 from .history import History as History
 from .io import FileFormatError as FileFormatError
 from .io import load as load

@@ -12,8 +12,10 @@ import secrets
 import stat
 import sys
 import warnings
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 from types import CodeType, FunctionType, ModuleType
 
 import llvmlite
@@ -22,8 +24,11 @@ import numba
 from numba import njit, types
 from numba.core.bytecode import FunctionIdentity
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, IndexDataCacheFile, _CacheLocator
+from numba.core.compiler_lock import global_compiler_lock
 from numba.core.dispatcher import Dispatcher
-from numba.extending import register_jitable
+from numba.extending import intrinsic, overload, register_jitable
+
+from . import _threads
 
 # No fast-math flag at all. nnan, ninf: isnan would fold to False; arcp: vector division would become an estimate; reassoc: order is
 # promised; contract: where a product is fused with a sum would depend on what was inlined where, and the bits with it. What is to be
@@ -66,6 +71,25 @@ def loop(function):
     return register_jitable(error_model="numpy")(function)
 
 
+def full_vectors():
+    """First line of a loop worth the widest registers: LLVM prefers half of them on processors that once slowed down for them."""
+
+
+@intrinsic
+def _ask_for_full_vectors(typing_context):
+    def codegen(context, builder, signature, args):
+        # llvmlite knows no attributes with values; its set writes out whatever it holds
+        set.add(builder.function.attributes, f'"prefer-vector-width"="{8 * VECTOR_BYTES}"')
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@overload(full_vectors, inline="always")
+def _full_vectors_overload():
+    return lambda: _ask_for_full_vectors()
+
+
 def kernel(function):
     """Compile `function` on first use, without the interpreter lock, through the package's own disk cache."""
     if JIT_DISABLED:
@@ -75,10 +99,34 @@ def kernel(function):
     resolve = dispatcher.get_call_template
     # a call with a constant from another kernel would otherwise compile a variant of its own for Literal[int]
     dispatcher.get_call_template = lambda args, kws: resolve(tuple(map(types.unliteral, args)), kws)
+    dispatcher.compile = partial(_compile_apart, dispatcher.compile)
     folder = cache_folder()
     if folder is not None:
         dispatcher._cache = _ContentCache(function, folder / fingerprint(function)[:24])
     return dispatcher
+
+
+def _compile_apart(compile, signature):
+    """``compile(signature)``, in a thread of its own.
+
+    LLVM does not look up for seconds; and a KeyboardInterrupt inside the compiler could leave a lock taken or a file half written. This
+    way Ctrl-C only ends the wait: the compiler finishes, and keeps what it has made for the next call.
+    """
+    if global_compiler_lock.is_locked():  # by this thread: a kernel within a kernel
+        return compile(signature)
+    done = SimpleQueue()
+
+    def work():
+        try:
+            done.put((compile(signature), None))
+        except BaseException as error:
+            done.put((None, error))
+
+    Thread(target=work, name="fastrnn-compile").start()
+    entry, error = _threads.take(done)
+    if error is not None:
+        raise error
+    return entry
 
 
 # The cache folder ---------------------------------------------------------------------------------------------------

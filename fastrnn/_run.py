@@ -66,6 +66,7 @@ class Run:
     validation: Source | None
     optimizer: Any
     bptt: Any
+    forcing: Any
     epochs: float
     steps: float
     seed: int
@@ -162,6 +163,8 @@ class Run:
         position = self.position
         # A function of the batch's number: a checkpoint need not keep the state of dropout.
         rng = np.random.default_rng((self.seed, position.seen))
+        if self.forcing is not None:
+            self.options |= {"forcing": self.forcing, "update": position.step}
         passes = self.model.passes(
             batch.x, batch.target, batch.lengths, weights=batch.weights, state=self.carried, rng=rng, **self.options
         )
@@ -253,6 +256,7 @@ class Run:
             "model": self.model.config(),
             "optimizer": self.optimizer.config(),
             "bptt": repr(self.bptt),
+            "forcing": repr(self.forcing),
             "seed": self.seed,
             "carry_state": self.carry_state,
             "data": self.data.settings,

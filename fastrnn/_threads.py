@@ -8,13 +8,17 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 
 from . import _check
 
 _pool: ThreadPoolExecutor | None = None
 _lock = threading.Lock()
 _threads: int | None = None
+_helping = threading.local()  # of a helper: the `region` it works for
+LOOK_UP = 0.05  # seconds: a wait without end would miss a signal that came just before it
 
 
 def get_num_threads() -> int:
@@ -43,55 +47,90 @@ def set_num_threads(n: int) -> None:
 
 
 def run(tasks: Sequence[Callable[[], None]]) -> None:
-    """Call every task once, on as many threads as there are; return when all are done, raise what one of them raised."""
+    """Call every task once, on as many threads as there are; return when all are done, raise what one of them raised.
+
+    Ctrl-C, too, is raised when no helper runs any more, as what they write to is the caller's; nothing new is begun then.
+    """
     helpers = min(get_num_threads(), len(tasks)) - 1
     if helpers <= 0:
         for task in tasks:
             task()
         return
-    queue = deque(tasks)
+    region, failure = _Region(tasks), None
+    while True:
+        try:
+            if failure is None:
+                _submit(region.help, helpers)
+                region.drain()
+            region.join()
+            break
+        except BaseException as error:  # of a task in this thread; or an interruption, which can come at any line
+            failure = error
+            region.give_up()
+    for error in (failure, *region.errors):
+        if error is not None:
+            raise error
 
-    def drain():
+
+class _Region:
+    """Tasks that the calling thread and its helpers take one by one.
+
+    Threads meet in lists and queues only, each call of which is one step for all of them: KeyboardInterrupt inside a lock that is
+    written in Python (a condition's, a future's) could leave it taken.
+    """
+
+    def __init__(self, tasks):
+        self.queue, self.given_up = deque(tasks), False
+        self.begun, self.ended, self.errors, self.news = [], [], [], SimpleQueue()  # of helpers
+
+    def drain(self) -> None:
         while True:
             try:
-                task = queue.popleft()
+                task = self.queue.popleft()
             except IndexError:
                 return
             task()
 
-    futures = []
-    try:
-        _submit(drain, helpers, futures)
-        drain()
-    finally:
-        queue.clear()  # after an error or an interruption nothing new is begun
-        _join(futures)
-    for future in futures:
-        if not future.cancelled():
-            future.result()  # raises what its tasks raised
+    def help(self) -> None:
+        self.begun.append(True)
+        _helping.region = self
+        try:
+            self.drain()
+        except BaseException as error:
+            self.errors.append(error)
+        finally:
+            _helping.region = None
+            self.ended.append(True)
+            self.news.put(True)
+
+    def join(self) -> None:
+        """Return when no helper runs. One that has not begun yet will find nothing to do."""
+        while len(self.ended) < len(self.begun):
+            with suppress(Empty):
+                self.news.get(timeout=LOOK_UP)
+
+    def give_up(self) -> None:
+        self.given_up = True
+        self.queue.clear()
 
 
-def _submit(drain, helpers: int, futures: list) -> None:
-    """Start `helpers` drains. A pool shut down between two lines by another thread's `set_num_threads` is replaced."""
+def take(queue: SimpleQueue):
+    """What comes next in `queue`; but a helper does not wait for it once its region has been given up."""
+    region = getattr(_helping, "region", None)
+    while region is None or not region.given_up:
+        with suppress(Empty):
+            return queue.get(timeout=LOOK_UP)
+    raise InterruptedError("the region was given up")
+
+
+def _submit(help: Callable[[], None], helpers: int) -> None:
+    """Start `helpers` helpers. A pool shut down between two lines by another thread's `set_num_threads` is replaced."""
     global _pool
     with _lock:
         if _pool is None:
             _pool = ThreadPoolExecutor(max(1, get_num_threads() - 1), thread_name_prefix="fastrnn")
         for _ in range(helpers):
-            futures.append(_pool.submit(drain))
-
-
-def _join(futures: list) -> None:
-    """Return when no helper runs any more: what they write to is the caller's. An interruption (Ctrl-C) meanwhile is raised afterwards."""
-    interruption = None
-    while True:
-        try:
-            wait([future for future in futures if not future.cancel()])
-            break
-        except KeyboardInterrupt as error:
-            interruption = error
-    if interruption is not None:
-        raise interruption
+            _pool.submit(help)
 
 
 def _forget_pool() -> None:

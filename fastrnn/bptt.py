@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import _check
+from ._feedback import Drawn
 from ._params import Params
 from .data.batches import Batch
 
@@ -69,9 +70,14 @@ class Full:
         if self.clip is not None:
             _check.real("clip", self.clip, positive=True)
 
-    def passes(self, model, batch, state, rng):
-        """One pass over the whole batch."""
-        prediction, trace, state = model._forward(batch.x, batch.lengths, state, rng, memory=self.memory)
+    def passes(self, model, batch, state, rng, entering=None):
+        """One pass over the whole batch; `entering` is what a forcing came to."""
+        if isinstance(entering, Drawn):
+            if self.memory is not None:
+                raise ValueError(f"memory: None is required where outputs are fed back; got {self.memory}")
+            prediction, trace, state = model._closed(batch.x, batch.lengths, state, rng, entering)
+        else:
+            prediction, trace, state = model._forward(batch.x, batch.lengths, state, rng, memory=self.memory, pull=entering)
         loss, dprediction, weight = model.loss.value_and_gradient(prediction, batch.target, *model._valid(batch))
         grads = model.params.like()
         _, clipped = model._backward(trace, dprediction, None, grads, clip=self.clip)
@@ -114,9 +120,11 @@ class Truncated:
         if self.clip is not None:
             _check.real("clip", self.clip, positive=True)
 
-    def passes(self, model, batch, state, rng):
+    def passes(self, model, batch, state, rng, entering=None):
         """A pass a stride where every step is read out; else one pass from the sequences' ends."""
         model._check_causal()
+        if entering is not None:
+            raise ValueError("bptt: Full() is required with forcing; got Truncated")
         if model.readout == "every":
             yield from self._by_stride(model, batch, state, rng)
         else:

@@ -1,15 +1,19 @@
 """Layers, a readout and a loss: predict, evaluate, gradients."""
 
 from collections.abc import Iterator
+from functools import cached_property
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
 
-from . import _check, losses
+from . import _check, _feedback, losses
 from ._params import Params
 from .bptt import Full, Pass, Truncated
 from .cells import CELLS, Cell
 from .data.batches import Batch
+from .decode import Generated, generate
+from .layers._chain import Chain
 from .layers.feedforward import Dropout, Embedding, Linear
 from .layers.recurrent import Recurrent
 
@@ -26,6 +30,7 @@ class Trace(NamedTuple):
     lengths: np.ndarray
     counted: np.ndarray  # steps over which the mean was taken
     finals: tuple  # the states at the end
+    loop: object = None  # what a closed loop left, where gradients pass through what was fed back
 
 
 class Model:
@@ -110,14 +115,27 @@ class Model:
         valid = self._valid(Batch(x, target, lengths, weights))
         return {"loss": self.loss(prediction, target, *valid)} | self.loss.metrics(prediction, target, *valid)
 
-    def gradient(self, x, target, lengths=None, *, weights=None, state=None, bptt: Full | None = None, rng=None) -> Pass:
+    def gradient(
+        self, x, target, lengths=None, *, weights=None, state=None, bptt: Full | None = None, rng=None, forcing=None, update: int = 0
+    ) -> Pass:
         """Loss, gradients of every parameter, state and prediction of one batch, by full back-propagation through time."""
         if isinstance(bptt, Truncated):
             raise ValueError("bptt: Full() is required for one gradient; with Truncated iterate over model.passes(...), one a stride")
-        return next(self.passes(x, target, lengths, weights=weights, state=state, bptt=bptt, rng=rng))
+        options = {"weights": weights, "state": state, "bptt": bptt, "rng": rng, "forcing": forcing, "update": update}
+        return next(self.passes(x, target, lengths, **options))
 
     def passes(
-        self, x, target, lengths=None, *, weights=None, state=None, bptt: Full | Truncated | None = None, rng=None
+        self,
+        x,
+        target,
+        lengths=None,
+        *,
+        weights=None,
+        state=None,
+        bptt: Full | Truncated | None = None,
+        rng=None,
+        forcing=None,
+        update: int = 0,
     ) -> Iterator[Pass]:
         """One `Pass` for every update of the weights; `params` may be changed between them.
 
@@ -131,14 +149,66 @@ class Model:
             `Pass.state` of an earlier call; zero, or learned, without it.
         bptt : Full or Truncated, optional
         rng : numpy.random.Generator, optional
-            Draws dropout masks; without it there is no dropout.
+            Draws dropout masks, without it there is no dropout; and what `forcing` leaves to chance.
+        forcing : optional
+            What enters at every step, such as ``fr.ScheduledSampling(0.5)``; the teacher's values by default. With full BPTT only.
+        update : int
+            The number of the update, for a forcing that changes with it.
         """
         x, lengths = self._inputs(x, lengths)
         target = np.asarray(target)
         if self.readout == "every" and target.shape[:2] != x.shape[:2]:
             raise ValueError(f'target: shape ({x.shape[0]}, {x.shape[1]}, ...) is required with readout="every"; got {target.shape}')
         weights = None if weights is None else np.asarray(weights)
-        yield from (bptt or Full()).passes(self, Batch(x, target, lengths, weights), state, rng)
+        entering = _feedback.entering(self, forcing, x, target, rng, update)
+        yield from (bptt or Full()).passes(self, Batch(x, target, lengths, weights), state, rng, entering)
+
+    def generate(
+        self, prefix, steps: int, *, lengths=None, inputs=None, state=None, temperature=1.0, top_k=None, top_p=1.0, stop=None, seed=0
+    ) -> Generated:
+        """Read a prefix, then let every output enter at the next step, in one compiled loop.
+
+        A model whose readout is "every", and whose training data said at every step what comes next. Cross-entropy means symbols: the
+        input is that of an `Embedding`, or has a one-hot symbol in its last O columns. Mean squared error means real values: they enter
+        in the last O columns.
+
+        Parameters
+        ----------
+        prefix : array_like, shape (T, B, D), or (T, B) integers
+            At least one step of every sequence.
+        steps : int
+            How many outputs to generate.
+        lengths : array_like of int, shape (B,), optional
+            Of the prefixes.
+        inputs : array_like, shape (steps - 1, B, D - O), optional
+            What enters beside the outputs, at every step after the prefix.
+        state : tuple, optional
+            State before the prefix, one entry a recurrent layer.
+        temperature : float
+            Symbols are drawn from softmax(logits / temperature); 0 takes the largest.
+        top_k : int, optional
+            Draw from so many most probable symbols only.
+        top_p : float in (0, 1]
+            Of those, draw from the smallest set that has this probability [Holtzman et al. 2020].
+        stop : int, optional
+            The symbol that ends a sequence.
+        seed : int
+            Sequence b's draws are a function of the seed, b and the step alone.
+
+        Returns
+        -------
+        Generated
+
+        Examples
+        --------
+        >>> import numpy as np, fastrnn as fr
+        >>> layers = fr.Embedding(5, 4), fr.LSTM(4, 8), fr.Linear(8, 5)
+        >>> model = fr.Model(*layers, loss=fr.CrossEntropy(), readout="every")
+        >>> model.generate([[0, 1], [2, 3]], 6, temperature=0).symbols.shape
+        (6, 2)
+        """
+        options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "stop": stop, "seed": seed}
+        return generate(self, prefix, steps, lengths=lengths, inputs=inputs, state=state, **options)
 
     def save(self, path) -> None:
         """Write configuration and parameters to a file that `fastrnn.load` reads."""
@@ -223,7 +293,17 @@ class Model:
             raise ValueError(f"state: a tuple of {count} states, one a recurrent layer, is required; got {type(state).__name__}")
         return state
 
-    def _forward(self, x, lengths, state, rng, *, memory=None, masks=None, head=None, record=True):
+    @cached_property
+    def _chain(self) -> Chain:
+        return Chain(self.layers)
+
+    def _closed(self, x, lengths, state, rng, drawn):
+        """`_forward` where the network's own outputs enter."""
+        prediction, tapes, masks, finals, loop = _feedback.forward(self, x, lengths, self._states(state), rng, drawn)
+        passes = drawn.kind != _feedback.SYMBOL  # a gradient, through what is fed back
+        return prediction, Trace(tapes, masks, prediction.shape, lengths, lengths, finals, loop if passes else None), finals
+
+    def _forward(self, x, lengths, state, rng, *, memory=None, masks=None, head=None, record=True, pull=None):
         """(prediction, trace, state). `head`: (sum of outputs, steps) of a part of the sequences already read."""
         states, tapes, finals, drawn, shape, counted = self._states(state), [], [], [], None, lengths
         if self._pool_at == 0:
@@ -233,7 +313,10 @@ class Model:
                 n = len(finals)
                 if record:
                     given = masks[n] if masks is not None else layer.draw_masks(x.shape[1], rng)
-                    x, final, tape = layer.forward(x, states[n], lengths=lengths, memory=memory, rng=rng, masks=given)
+                    given_pull = pull if layer is self._recurrent[-1] else None
+                    x, final, tape = layer.forward(
+                        x, states[n], lengths=lengths, memory=memory, rng=rng, masks=given, pull=given_pull
+                    )
                     drawn.append(given)
                 else:
                     (x, final), tape = layer(x, states[n], lengths=lengths), None
@@ -258,7 +341,9 @@ class Model:
 
     def _backward(self, trace: Trace, dy, dstates, grads: Params, *, clip=None, begin=0):
         """(dL/d(initial states), what was clipped). Adds to `grads`; with dy None only `dstates` flow in. Back to step `begin`."""
-        own = {k: Params(layer.params.shapes, self.dtype, flat) for k, (layer, flat) in enumerate(self._sections(grads))}
+        own = self._sections(grads.flat)
+        if trace.loop is not None:
+            return _feedback.backward(self, trace, dy, own, clip)
         dstates, starts, clipped = list(dstates or (None,) * len(self._recurrent)), [], []
         for k in reversed(range(len(self.layers))):
             layer = self.layers[k]
@@ -266,22 +351,20 @@ class Model:
                 dy, dstates = self._unpool(trace, dy, dstates)
             if isinstance(layer, Recurrent):
                 g = layer.backward(trace.tapes[k], dy, dstates.pop(), clip=clip, begin=begin)
-                own[k].flat += g.params.flat
+                own[k] += g.params.flat
                 dy = g.x
                 starts.insert(0, g.state)
                 if g.clipped is not None:
                     clipped.insert(0, g.clipped)
             elif dy is not None:
                 dy, found = layer.backward(trace.tapes[k], dy)
-                own[k].flat += found.flat
+                own[k] += found.flat
         return tuple(starts), tuple(clipped)
 
-    def _sections(self, params: Params):
-        """(layer, its part of the buffer), layer by layer."""
-        start = 0
-        for layer in self.layers:
-            yield layer, params.flat[start : start + layer.params.flat.size]
-            start += layer.params.flat.size
+    def _sections(self, flat: np.ndarray) -> list[np.ndarray]:
+        """Each layer's part of a buffer like that of `params`."""
+        ends = list(accumulate(layer.params.flat.size for layer in self.layers))
+        return [flat[begin:end] for begin, end in zip([0, *ends], ends)]
 
     def _unpool(self, trace: Trace, dy, dstates):
         """The inverse of `_pool` for gradients: what flows into every step, and into the final state."""

@@ -20,6 +20,7 @@ def fit(
     validation=None,
     optimizer=None,
     bptt=None,
+    forcing=None,
     epochs: int | None = None,
     steps: int | None = None,
     batch_size: int | None = None,
@@ -52,6 +53,9 @@ def fit(
         what it learns stays in this run: the object given can serve any number of runs.
     bptt : Full or Truncated, optional
         Full() by default.
+    forcing : optional
+        What enters at every step of a model that is to run on its own outputs, such as ``fr.ScheduledSampling(0.5)``; the data's
+        values by default (teacher forcing). Validation is always with the data's values.
     epochs : int, optional
         1 by default, or as many as `steps` need. For a Stream: into how many parts of equal length `steps` is divided;
         validation, callbacks and checkpoints come after each.
@@ -131,6 +135,7 @@ def fit(
         validation=None if validation is None else _validation(validation, batch_size),
         optimizer=Adam() if optimizer is None else copy.deepcopy(optimizer),
         bptt=bptt,
+        forcing=forcing,
         epochs=math.inf if epochs is None else epochs,
         steps=math.inf if steps is None else steps,
         seed=seed,

@@ -2,15 +2,18 @@
 
 import importlib
 import os
+import signal
 import stat
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numba import njit
+from numba.extending import overload
 
 import fastrnn
 from fastrnn import _jit
@@ -369,6 +372,43 @@ def test_a_constant_of_another_kernel_compiles_no_variant():
     twice(x)
     add(x, 5)
     assert x[0] == 12.0 and len(add.signatures) == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no signals to send to a thread")
+def test_an_interrupt_ends_the_wait_for_the_compiler_but_not_its_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(_jit, "cache_folder", lambda: tmp_path)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def doubled(x):
+        raise AssertionError("only compiled")
+
+    @overload(doubled)
+    def _(x):
+        begun.set()
+        assert go_on.wait(60)
+        return lambda x: 2.0 * x
+
+    @kernel
+    def double(x):
+        x[0] = doubled(x[0])
+
+    def interrupt():
+        assert begun.wait(60)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    x = np.ones(1)
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        double(x)
+    assert x[0] == 1.0 and not double.signatures
+    go_on.set()
+    for thread in threading.enumerate():
+        if thread.name == "fastrnn-compile":
+            thread.join()
+    assert len(double.signatures) == 1
+    assert [path.suffix for path in tmp_path.rglob("*") if path.is_file()] == [".nbc"]
+    double(x)
+    assert x[0] == 2.0 and sum(double.stats.cache_misses.values()) == 1
 
 
 LSTM_BITS = """

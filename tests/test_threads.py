@@ -8,6 +8,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 
 import numpy as np
 import pytest
@@ -187,6 +188,35 @@ def test_an_interruption_waits_for_helpers_and_starts_nothing_new():
         _threads.run([either, either, *[lambda: begun.append(True)] * 20])
     assert ended == [True] and not begun
     _threads.run([lambda: None] * 4)
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["at work", "waiting for the helper"])
+def test_an_interruption_does_not_wait_for_a_helper_that_waits_for_the_compiler(late):
+    fr.set_num_threads(2)
+    meet, compiled = threading.Barrier(2), SimpleQueue()
+    rescue = threading.Timer(60, compiled.put, [None])  # without which a mistake here would last forever
+
+    def mine():
+        meet.wait(60)
+        if not late:
+            raise KeyboardInterrupt
+
+    def helpers():
+        meet.wait(60)
+        if late:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        _threads.take(compiled)
+
+    def either():
+        (mine if threading.current_thread() is threading.main_thread() else helpers)()
+
+    rescue.start()
+    with pytest.raises(KeyboardInterrupt):
+        _threads.run([either, either])
+    assert rescue.is_alive()
+    rescue.cancel()
+    compiled.put(3)
+    assert _threads.take(compiled) == 3
 
 
 # The number ---------------------------------------------------------------------------------------------------------

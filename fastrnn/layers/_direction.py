@@ -9,7 +9,7 @@ from .. import _threads
 from ..cells import Cell
 from ..kernels.cpu.loop import Batch, Flow, Scratch, Span, Sums, Trace, Weights, layout, make_backward, make_forward
 from ..kernels.cpu.packing import add_transposed, pack_columns, pack_rows
-from ..kernels.cpu.product import padded
+from ..kernels.cpu.product import WIDE, lanes, padded
 
 BLOCK_BYTES = 384 * 1024  # what a block of time may take of a core's second-level cache
 SERIAL_WORK = 4e6  # operations below which waking a second thread costs more than it saves
@@ -72,7 +72,7 @@ class Direction:
     def grid(self, B: int, dtype) -> Grid:
         rows = max(-(-B // 64), min(16, -(-B // 2)), 1)
         row_bytes = (self.width(dtype) + self.D + 2 * self.H) * dtype.itemsize
-        steps = max(1, min(max(BLOCK_BYTES // row_bytes, 64), 512) // rows)
+        steps = max(1, min(max(BLOCK_BYTES // row_bytes, 128), 512) // rows)
         return Grid(1 << (steps.bit_length() - 1), rows, -(-B // rows))
 
     def operations(self, B: int) -> float:
@@ -166,16 +166,16 @@ class Direction:
         steps = min(grid.block, span.end - span.begin)
 
         def task(first: int, last: int) -> None:
-            kernel(first, last, span, batch, *arguments, self._scratch(steps * grid.rows, grid, dtype))
+            kernel(first, last, span, batch, *arguments, self.scratch(steps * grid.rows, grid, dtype))
 
         tasks = [partial(task, first, last) for first, last in zip(bounds, bounds[1:])]
         return self.operations(batch.order.shape[0]) * (span.end - span.begin), tasks
 
-    def _scratch(self, n: int, grid: Grid, dtype) -> Scratch:
+    def scratch(self, n: int, grid: Grid, dtype) -> Scratch:
         """Working memory of one task."""
         cell, H, R, Z = self.cell, self.H, grid.rows, self.width(dtype) // self.H
         S, P, K = len(cell.states), len(cell.parameters), len(cell.saved)
-        largest = max(self.D * padded(self.input_rows.size, dtype), H * padded(len(cell.slots) * H, dtype), Z * H)
+        panel = max(n * WIDE * lanes(dtype), Z * H)
 
         def empty(*shape):
             return np.empty(shape, dtype)
@@ -183,7 +183,7 @@ class Direction:
         return Scratch(
             empty(n, self.D), np.zeros((n + 1, Z, H), dtype), empty(R, S, H), empty(R, S, H), empty(R, padded(H, dtype)), empty(n, H),
             empty(n if self.modulated_rows.size else 0, H), empty(n, padded(self.D, dtype)), empty(3, max(S, P, K, 1), H), empty(P, H),
-            empty(largest), np.empty(grid.block, np.int64),
+            empty(panel), np.empty(grid.block, np.int64),
         )  # fmt: skip
 
 

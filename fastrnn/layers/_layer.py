@@ -24,6 +24,12 @@ class Shown(NamedTuple):
     dpreactivations: np.ndarray
 
 
+def batch(x, rows: Rows, H: int, mask=None, pull=None) -> Batch:
+    """What one direction's kernels run over. `pull`: (goal (T, B, H), alpha (T,)), towards which the state is pulled at every step."""
+    goal, alpha = pull or (np.empty((0, x.shape[1], H), x.dtype), np.empty(0, x.dtype))
+    return Batch(x[None], rows.order, rows.lengths, np.empty((1, 0, H), x.dtype) if mask is None else mask[None], goal[None], alpha)
+
+
 class Layer:
     """The directions of one layer. Parameters come as one dict a direction, by name without suffix."""
 
@@ -36,10 +42,10 @@ class Layer:
         """What the tape takes a step, beside y."""
         return len(self.directions) * B * self.H * (len(self.cell.states) - 1 + len(self.cell.saved)) * dtype.itemsize
 
-    def forward(self, x, parameters, rows: Rows, states, masks, segment: int | None, details: bool):
+    def forward(self, x, parameters, rows: Rows, states, masks, segment: int | None, details: bool, pull=None):
         """(y, kept, final states). `segment`: steps whose tape is held at a time, None for no tape at all.
 
-        Kept whole where segment >= steps; otherwise only the state at the start of every segment, and y.
+        Kept whole where segment >= steps; otherwise only the state at the start of every segment, and y. `pull`: see `batch`.
         """
         (T, B, _), H, dtype, count = x.shape, self.H, x.dtype, len(self.directions)
         tape_steps = rows.steps if segment is not None and segment >= rows.steps else 0
@@ -48,10 +54,8 @@ class Layer:
         for n, mask in enumerate(masks):
             y = shared if self.concat else np.empty((1, T, B, H), dtype)
             y[0, rows.steps :] = 0.0  # the kernel clears what lies between a row's length and the longest
-            mask = np.empty((1, 0, H), dtype) if mask is None else mask[None]
-            tape = self._room(tape_steps, B, dtype) + (np.zeros((1, rows.steps * details, B, len(self.cell.slots), H), dtype),)
-            batch = Batch(x[None], rows.order, rows.lengths, mask)
-            kept.append(Kept(batch, y, n * H * self.concat, *tape, [], segment or max(rows.steps, 1)))
+            tape = self._room(tape_steps, B, dtype) + (np.empty((1, rows.steps * details, B, len(self.cell.slots), H), dtype),)
+            kept.append(Kept(batch(x, rows, H, mask, pull), y, n * H * self.concat, *tape, [], segment or max(rows.steps, 1)))
         weights = [d.pack(p, backward=False) for d, p in zip(self.directions, parameters)]
         for begin in range(0, rows.steps, kept[0].segment):
             end, calls = min(begin + kept[0].segment, rows.steps), []
@@ -63,9 +67,9 @@ class Layer:
         return self._merged(kept), kept, states
 
     def _room(self, steps: int, B: int, dtype) -> tuple[np.ndarray, np.ndarray]:
-        """Zeroed `others` and `saved` for so many steps."""
+        """`others` and `saved` for so many steps; what lies beyond a sequence's end is never read."""
         S, K = len(self.cell.states), len(self.cell.saved)
-        return np.zeros((1, steps, B, S - 1, self.H), dtype), np.zeros((1, steps, B, K, self.H), dtype)
+        return np.empty((1, steps, B, S - 1, self.H), dtype), np.empty((1, steps, B, K, self.H), dtype)
 
     def _merged(self, kept: list[Kept]) -> np.ndarray:
         y = [k.y[0] for k in kept]
@@ -90,7 +94,8 @@ class Layer:
         """(dx, dL/d(start states), what was cut, shown). Adds to `grads`, one mapping a direction; goes back to step `begin`."""
         x, dtype, B, count = kept[0].batch.x[0], kept[0].y.dtype, rows.order.shape[0], len(kept)
         S, G = len(self.cell.states), len(self.cell.slots)
-        dx = [np.zeros((1, *x.shape), dtype) for _ in kept]
+        everywhere = begin == 0 and bool((rows.lengths == x.shape[0]).all())
+        dx = [(np.empty if everywhere else np.zeros)((1, *x.shape), dtype) for _ in kept]
         dstates, steps = [state.copy() for state in dstates], rows.steps
         grids = [d.grid(B, dtype) for d in self.directions]
         sums = [d.sums(grid.slices, dtype) for d, grid in zip(self.directions, grids)]

@@ -10,7 +10,7 @@ from .._params import Params
 from ..initializers import Uniform
 from ..kernels.cpu.affine import BLOCK, AffineScratch, affine, affine_backward, embed_backward
 from ..kernels.cpu.packing import add_transposed, pack_columns, pack_rows
-from ..kernels.cpu.product import padded
+from ..kernels.cpu.product import WIDE, lanes, padded
 from ..kernels.cpu.units import activate, activate_backward
 from .recurrent import dropout_mask
 
@@ -57,8 +57,9 @@ class Linear:
         return [(first, min(first + size, N)) for first in range(0, N, size)]
 
     def _scratch(self) -> AffineScratch:
-        D, Op, Dp = self.input_size, padded(self.output_size, self.dtype), padded(self.input_size, self.dtype)
-        return AffineScratch(np.empty((BLOCK + 1, max(Op, Dp)), self.dtype), np.empty(max(D * Op, Op), self.dtype))
+        Op, Dp = padded(self.output_size, self.dtype), padded(self.input_size, self.dtype)
+        panel = max(BLOCK * WIDE * lanes(self.dtype), Op)
+        return AffineScratch(np.empty((BLOCK + 1, max(Op, Dp)), self.dtype), np.empty(panel, self.dtype))
 
     def forward(self, x, *, rng=None):
         """(y, tape) for x (..., input_size)."""

@@ -45,6 +45,11 @@ class Clipped(NamedTuple):
     entries: int
     fraction: float
 
+    @classmethod
+    def of(cls, cut) -> "Clipped":
+        """From the kernels' count: entries, magnitude cut off, magnitude before."""
+        return cls(int(cut[0]), float(cut[1] / cut[2]) if cut[2] else 0.0)
+
 
 class Tape:
     """What forward keeps for backward, and what of it can be looked at.
@@ -252,7 +257,7 @@ class Recurrent:
             final += ends
         return self._batch_out(x), self._state_out(final)
 
-    def forward(self, x, state=None, *, lengths=None, details=False, memory=None, rng=None, masks=None):
+    def forward(self, x, state=None, *, lengths=None, details=False, memory=None, rng=None, masks=None, pull=None):
         """Run the network and keep what backward needs.
 
         Parameters
@@ -271,6 +276,9 @@ class Recurrent:
             Draws dropout masks; without it there is no dropout.
         masks : list, optional
             Recurrent dropout masks from `draw_masks`, to go on with those of a sequence cut in time; drawn from `rng` otherwise.
+        pull : (array_like, array_like), shapes (T, B, H) and (T,), optional
+            Generalized teacher forcing [Hess et al. 2023]: goal z and alpha in [0, 1]; after step t the top layer's state h goes on as
+            (1 - alpha_t) h_t + alpha_t z_t, while y_t is h_t. The goal counts as given. Not for networks that run from right to left.
 
         Returns
         -------
@@ -284,6 +292,7 @@ class Recurrent:
         tape = Tape(self, rows, x.shape[0], learned)
         segment, final = self._segment(x.shape[0], rows, memory), []
         masks = self.draw_masks(x.shape[1], rng) if masks is None else masks
+        pull = None if pull is None else self._pull_in(pull, *x.shape[:2])
         for k, layer in enumerate(self._layers):
             places = self._places(k)
             between = dropout_mask(rng, x.shape, self.dropout, self.dtype) if rng is not None and k and self.dropout else None
@@ -291,8 +300,9 @@ class Recurrent:
                 x = x * between
             recurrent = [masks[p] for p in places]
             x, kept, ends = layer.forward(
-                x, [self._named(p) for p in places], rows, [states[p] for p in places], recurrent, segment, bool(details)
-            )
+                x, [self._named(p) for p in places], rows, [states[p] for p in places], recurrent, segment, bool(details),
+                pull if k + 1 == self.num_layers else None,
+            )  # fmt: skip
             final += ends
             tape.layers.append(kept)
             tape.between.append(between)
@@ -337,11 +347,15 @@ class Recurrent:
             if tape.between[k] is not None:
                 dy = dy * tape.between[k]
         if tape.learned and begin == 0:
-            for suffix, flow in zip(self._suffixes, flows):
-                for name, gradient in zip(self.cell.states, flow[0]):
-                    grads[f"initial_{name}{suffix}"] += gradient.sum(axis=0)
-        clipped = None if clip is None else Clipped(int(cut[0]), float(cut[1] / cut[2]) if cut[2] else 0.0)
+            self._add_initial(grads, flows)
+        clipped = None if clip is None else Clipped.of(cut)
         return Gradients(self._batch_out(dy), self._state_out(flows), grads, clipped, *(self._shown(shown, tape) if details else ()))
+
+    def _add_initial(self, grads, flows) -> None:
+        """The gradient of the learned initial state, from that of the state (1, S, B, H) that entered each (layer, direction)."""
+        for suffix, flow in zip(self._suffixes, flows):
+            for name, gradient in zip(self.cell.states, flow[0]):
+                grads[f"initial_{name}{suffix}"] += gradient.sum(axis=0)
 
     def _shown(self, shown: list, tape: Tape):
         """(h, c, preactivations) of `Gradients` from what every direction recorded."""
@@ -374,6 +388,17 @@ class Recurrent:
             x = np.ascontiguousarray(np.swapaxes(x, 0, 1))
         lengths = _check.lengths(lengths, *x.shape[:2])
         return x, Rows(np.argsort(-lengths, kind="stable"), lengths, int(lengths.max(initial=0)))
+
+    def _pull_in(self, pull, T: int, B: int) -> tuple[np.ndarray, np.ndarray]:
+        if self.bidirectional or self.reverse:
+            raise ValueError("pull: a network that runs from left to right is required; this one runs from right to left, or both ways")
+        if not isinstance(pull, (tuple, list)) or len(pull) != 2:
+            raise ValueError(f"pull: (goal, alpha) is required; got {type(pull).__name__}")
+        goal = _check.array("pull: goal", pull[0], (T, B, self.hidden_size), self.dtype, meaning="(steps, batch, hidden units)")
+        alpha = _check.array("pull: alpha", pull[1], (T,), self.dtype)
+        if not ((alpha >= 0) & (alpha <= 1)).all():
+            raise ValueError(f"pull: alpha from 0 to 1 is required; got {alpha[~((alpha >= 0) & (alpha <= 1))][0]}")
+        return goal, alpha
 
     def _batch_out(self, y: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(np.swapaxes(y, 0, 1)) if self.batch_first else y

@@ -9,17 +9,17 @@ from typing import NamedTuple
 import numpy as np
 
 from ..._jit import kernel
-from .loop import add_product, add_row, clear_row, copy_row
-from .product import product
+from .loop import add_row, clear_row, copy_row
+from .product import product, product_transposed
 
 BLOCK = 256  # rows of one product
 
 
 class AffineScratch(NamedTuple):
-    """Working memory of one task: rows (BLOCK + 1, max of the padded widths) and one block's sum of the weight gradient."""
+    """Working memory of one task: rows (BLOCK + 1, max of the padded widths), and room for one panel of them, or one row."""
 
     rows: np.ndarray
-    block: np.ndarray
+    panel: np.ndarray
 
 
 @kernel
@@ -31,7 +31,7 @@ def affine(first_row, last_row, x, weight, bias, y, scratch):
         count = min(BLOCK, last_row - begin)
         for r in range(count):
             copy_row(bias, z[r * Op : (r + 1) * Op])
-        product(x.reshape(-1), begin * D, D, 1, weight, 0, 0, z, 0, Op, (count, Op, D))
+        product(x.reshape(-1), begin * D, D, 1, weight, 0, z, 0, Op, (count, Op, D))
         for r in range(count):
             copy_row(z[r * Op : r * Op + O], y[begin + r])
 
@@ -44,14 +44,14 @@ def affine_backward(first_row, last_row, x, weight, dy, dx, dweight, dbias, scra
     for begin in range(first_row, last_row, BLOCK):
         count = min(BLOCK, last_row - begin)
         clear_row(z[: count * Dp])
-        product(dy.reshape(-1), begin * O, O, 1, weight, 0, 0, z, 0, Dp, (count, Dp, O))
+        product(dy.reshape(-1), begin * O, O, 1, weight, 0, z, 0, Dp, (count, Dp, O))
         for r in range(count):
             copy_row(z[r * Dp : r * Dp + D], dx[begin + r])
         clear_row(z[: count * Op])
         for r in range(count):
             copy_row(dy[begin + r], z[r * Op : r * Op + O])
-        add_product(x[begin:].reshape(-1), D, count, z, 0, Op, scratch.block, dweight)
-        bias = scratch.block[:Op]
+        product_transposed(x[begin:].reshape(-1), D, z, 0, Op, dweight, count, scratch.panel)
+        bias = scratch.panel[:Op]
         clear_row(bias)
         for r in range(count):
             add_row(z[r * Op : (r + 1) * Op], bias)

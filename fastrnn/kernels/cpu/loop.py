@@ -18,18 +18,23 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..._jit import kernel, loop, pointwise
+from ..._jit import full_vectors, kernel, loop, pointwise
 from .._take import PUT, TAKE
-from .product import product
+from .product import product, product_transposed
 
 
 class Batch(NamedTuple):
-    """What the loop runs over: x (E or 1, T, B, D), order (B,) rows longest first, lengths (B,), mask (E or 1, B or 0, H)."""
+    """What the loop runs over: x (E or 1, T, B, D), order (B,) rows longest first, lengths (B,), mask (E or 1, B or 0, H).
+
+    goal (E or 1, T or 0, B, H) and alpha (T or 0,): after step t, h goes on as (1 - alpha) h + alpha goal [Hess et al. 2023].
+    """
 
     x: np.ndarray
     order: np.ndarray
     lengths: np.ndarray
     mask: np.ndarray
+    goal: np.ndarray
+    alpha: np.ndarray
 
 
 class Span(NamedTuple):
@@ -96,7 +101,7 @@ class Scratch(NamedTuple):
     dx: np.ndarray  # (n, Dp)
     row: np.ndarray  # (3, max(S, P, K), H) one unit row's odds and ends
     unit: np.ndarray  # (P, H)
-    block: np.ndarray  # a block's sum of one parameter's gradient
+    panel: np.ndarray  # one panel of a block's pre-activation gradients; a block's sum of the biases' gradient
     counts: np.ndarray  # (block,) active rows of each step
 
 
@@ -160,6 +165,16 @@ def scale_row(factor, target):
 
 
 @loop
+def pull_row(goal, alpha, t, b, h):
+    """h = (1 - alpha) h + alpha goal of step t, where there is one."""
+    if alpha.shape[0] > 0:
+        a, row = alpha[t], goal[t, b]
+        keep = type(a)(1.0) - a
+        for j in range(h.shape[0]):
+            h[j] = keep * h[j] + a * row[j]
+
+
+@loop
 def clip_row(da, limit, cut):
     """Bound every entry of da (Z, H) to [-limit, limit]; cut += (entries clipped, magnitude cut off, magnitude before)."""
     for g in range(da.shape[0]):
@@ -171,16 +186,6 @@ def clip_row(da, limit, cut):
                 cut[0] += 1.0
                 cut[1] += size - limit
                 row[j] = limit if row[j] > 0 else -limit
-
-
-@loop
-def add_product(a, M, K, dz, z0, width, block, target):
-    """target (M, N) += A^T dz over one block of K rows, summed apart first: short sums added, not one long chain."""
-    N = target.shape[0] // M
-    part = block[: M * N]
-    clear_row(part)
-    product(a, 0, 1, M, dz, z0, width, part, 0, N, (M, N, K))
-    add_row(part, target)
 
 
 @loop
@@ -220,6 +225,7 @@ def make_forward(cell):
 
     @loop
     def units(a, s, p, s_new, saved):
+        full_vectors()
         for j in range(s.shape[1]):
             states, kept = step(take_gates(a, j), take_states(s, j), take_unit(p, j))
             put_states(s_new, j, states)
@@ -264,7 +270,7 @@ def make_forward(cell):
         """Items [first, last) of members * slices. state (E, S, B, H): at span.begin on entry, at span.end on return."""
         # unpacked once: every attribute of a tuple of arrays costs the compiler a copy of all of them
         span_begin, span_end, offset, block, rows, reverse, column = span
-        x, order, lengths, mask = batch
+        x, order, lengths, mask, goal, alpha = batch
         w_input, w_recurrent, w_modulated, bias, unit = weights
         xs, z, s, s_new, operand, _, _, _, row, _, _, _ = scratch
         y, others, saved, preactivations = trace
@@ -275,7 +281,7 @@ def make_forward(cell):
             member, first = item // slices, (item % slices) * rows
             count, mask_e, unit_e = min(rows, B - first), mask[member % mask.shape[0]], unit[member]
             x_e, y_e, others_e, saved_e = x[member % x.shape[0]], y[member], others[member], saved[member]
-            preactivations_e = preactivations[member]
+            preactivations_e, goal_e = preactivations[member], goal[member % goal.shape[0]]
             for r in range(count):
                 for i in range(S):
                     copy_row(state[member, i, order[first + r]], s[r, i])
@@ -285,17 +291,17 @@ def make_forward(cell):
                 total = gather_inputs(x_e, order, lengths, first, count, reverse, begin, end, xs)
                 for k in range(total):
                     copy_row(bias[member], z_flat[k * width : (k + 1) * width])
-                product(xs_flat, 0, D, 1, w_input[member], 0, 0, z_flat, in0 * H, width, (total, w_input.shape[1] // D, D))
+                product(xs_flat, 0, D, 1, w_input[member], 0, z_flat, in0 * H, width, (total, w_input.shape[1] // D, D))
                 k, active = 0, count
                 for step_number in range(begin, end):
                     active = active_rows(order, lengths, first, active, step_number)
                     if recurrent:
                         prepare(s, order, first, active, mask_e, operand)
-                        product(operand_flat, 0, Hp, 1, w_recurrent[member], 0, 0, z_flat, k * width + rec0 * H, width,
+                        product(operand_flat, 0, Hp, 1, w_recurrent[member], 0, z_flat, k * width + rec0 * H, width,
                                 (active, w_recurrent.shape[1] // H, H))  # fmt: skip
                     if modulated:
                         prepare_modulated(z, s, unit_e, order, first, active, k, mask_e, operand)
-                        product(operand_flat, 0, Hp, 1, w_modulated[member], 0, 0, z_flat, k * width + mod0 * H, width,
+                        product(operand_flat, 0, Hp, 1, w_modulated[member], 0, z_flat, k * width + mod0 * H, width,
                                 (active, w_modulated.shape[1] // H, H))  # fmt: skip
                     tape = step_number - offset
                     for r in range(active):
@@ -303,6 +309,7 @@ def make_forward(cell):
                         t = lengths[b] - 1 - step_number if reverse else step_number
                         units(z[k + r], s[r], unit_e, s_new[r], saved_e[tape, b] if saved_e.shape[0] > 0 else row[0])
                         keep(z[k + r], s_new[r], s[r], y_e[t, b, column : column + H], others_e, preactivations_e, tape, t, b)
+                        pull_row(goal_e, alpha, t, b, s[r, 0])
                     k += active
                 begin = end
             for r in range(count):
@@ -327,6 +334,7 @@ def make_backward(cell):
 
     @loop
     def units(saved, s, s_new, p, ds, da, ds_old, dp):
+        full_vectors()
         for j in range(s.shape[1]):
             gates, states, unit = step_backward(
                 take_saved(saved, j), take_states(s, j), take_states(s_new, j), take_unit(p, j), take_states(ds, j)
@@ -346,7 +354,7 @@ def make_backward(cell):
                 ds[i, j] += states[i]
 
     @loop
-    def load_states(y, others, start, column, offset, reverse, step_number, t, b, old, new):
+    def load_states(y, others, start, goal, alpha, column, offset, reverse, step_number, t, b, old, new):
         """States before and after a step, from y, the tape, and the start state (S, B, H)."""
         H, tape = old.shape[1], step_number - offset
         copy_row(y[t, b, column : column + H], new[0])
@@ -354,6 +362,7 @@ def make_backward(cell):
             copy_row(others[tape, b, i - 1], new[i])
         if step_number > offset:
             copy_row(y[t + 1 if reverse else t - 1, b, column : column + H], old[0])
+            pull_row(goal, alpha, t - 1, b, old[0])
             for i in range(1, S):
                 copy_row(others[tape - 1, b, i - 1], old[i])
         else:
@@ -361,8 +370,12 @@ def make_backward(cell):
                 copy_row(start[i, b], old[i])
 
     @loop
-    def receive(dy, dstates, column, tape, t, b, ds):
+    def receive(dy, dstates, alpha, column, tape, t, b, ds):
         """dL/dy of this step into one row's dL/dstate, which is then complete."""
+        if alpha.shape[0] > 0:
+            keep, dh = type(alpha[t])(1.0) - alpha[t], ds[0]
+            for j in range(dh.shape[0]):
+                dh[j] = keep * dh[j]
         if dy.shape[0] > 0:
             add_row(dy[t, b, column : column + ds.shape[1]], ds[0])
         if dstates.shape[0] > 0:
@@ -393,9 +406,9 @@ def make_backward(cell):
                     copy_row(z[k + r, g], dpreactivations[tape, order[first + r], g])
 
     @loop
-    def add_vectors(z_flat, total, width, block, dunit, bias_sum, unit_sum):
+    def add_vectors(z_flat, total, width, panel, dunit, bias_sum, unit_sum):
         """A block's gradients of the biases and of the unit parameters."""
-        bias = block[:width]
+        bias = panel[:width]
         clear_row(bias)
         for k in range(total):
             add_row(z_flat[k * width : (k + 1) * width], bias)
@@ -407,9 +420,9 @@ def make_backward(cell):
     def backward(first_item, last_item, span, batch, weights, trace, start, sums, flow, dstate, limit, scratch):
         """Items [first, last). start (E, S, B, H): the state at span.offset; dstate: dL/dstate at span.end, then at span.begin."""
         span_begin, span_end, offset, block, rows, reverse, column = span
-        x, order, lengths, mask = batch
+        x, order, lengths, mask, goal, alpha = batch
         w_input, w_recurrent, w_modulated, _, unit = weights
-        xs, z, ds, ds_old, operand, held, u, dxs, row, dunit, block_sum, counts = scratch
+        xs, z, ds, ds_old, operand, held, u, dxs, row, dunit, panel, counts = scratch
         y, others, saved, _ = trace
         dy, dx, dstates, dpreactivations = flow
         B, H, D, Hp, Dp, width = order.shape[0], ds.shape[2], x.shape[3], operand.shape[1], dxs.shape[1], z.shape[1] * z.shape[2]
@@ -422,6 +435,7 @@ def make_backward(cell):
             count, mask_e, unit_e, start_e = min(rows, B - first), mask[member % mask.shape[0]], unit[member], start[member]
             x_e, y_e, others_e, saved_e = x[member % x.shape[0]], y[member], others[member], saved[member]
             dy_e, dx_e, dstates_e, dpreactivations_e = dy[member], dx[member], dstates[member], dpreactivations[member]
+            goal_e = goal[member % goal.shape[0]]
             for r in range(count):
                 for i in range(S):
                     copy_row(dstate[member, i, order[first + r]], ds[r, i])
@@ -441,15 +455,15 @@ def make_backward(cell):
                     for r in range(active):
                         b = order[first + r]
                         t = lengths[b] - 1 - step_number if reverse else step_number
-                        receive(dy_e, dstates_e, column, tape, t, b, ds[r])
-                        load_states(y_e, others_e, start_e, column, offset, reverse, step_number, t, b, row[0], row[1])
+                        receive(dy_e, dstates_e, alpha, column, tape, t, b, ds[r])
+                        load_states(y_e, others_e, start_e, goal_e, alpha, column, offset, reverse, step_number, t, b, row[0], row[1])
                         units(saved_e[tape, b], row[0], row[1], unit_e, ds[r], z[k + r], ds_old[r], row[2])
                         for i in range(P):
                             add_row(row[2, i], dunit[i])
                         copy_row(row[0, 0], held[k + r])
                     if modulated:
                         clear_row(operand_flat[: active * Hp])
-                        product(z_flat, k * width + mod0 * H, width, 1, w_modulated[member], 0, 0, operand_flat, 0, Hp,
+                        product(z_flat, k * width + mod0 * H, width, 1, w_modulated[member], 0, operand_flat, 0, Hp,
                                 (active, Hp, (mod1 - mod0) * H))  # fmt: skip
                         for r in range(active):
                             b = order[first + r]
@@ -461,18 +475,18 @@ def make_backward(cell):
                     finish(z, held, order, first, active, k, mask_e, limit, sums.cut[item])
                     if recurrent:
                         clear_row(operand_flat[: active * Hp])
-                        product(z_flat, k * width + rec0 * H, width, 1, w_recurrent[member], 0, 0, operand_flat, 0, Hp,
+                        product(z_flat, k * width + rec0 * H, width, 1, w_recurrent[member], 0, operand_flat, 0, Hp,
                                 (active, Hp, (rec1 - rec0) * H))  # fmt: skip
                     pass_on(operand, ds_old, ds, z, dpreactivations_e, order, first, active, k, mask_e, tape)
-                add_product(xs_flat, D, total, z_flat, in0 * H, width, block_sum, sums.input[item])
+                product_transposed(xs_flat, D, z_flat, in0 * H, width, sums.input[item], total, panel)
                 if recurrent:
-                    add_product(held_flat, H, total, z_flat, rec0 * H, width, block_sum, sums.recurrent[item])
+                    product_transposed(held_flat, H, z_flat, rec0 * H, width, sums.recurrent[item], total, panel)
                 if modulated:
-                    add_product(u_flat, H, total, z_flat, mod0 * H, width, block_sum, sums.modulated[item])
-                add_vectors(z_flat, total, width, block_sum, dunit, sums.bias[item], sums.unit[item])
+                    product_transposed(u_flat, H, z_flat, mod0 * H, width, sums.modulated[item], total, panel)
+                add_vectors(z_flat, total, width, panel, dunit, sums.bias[item], sums.unit[item])
                 if dx_e.shape[0] > 0:
                     clear_row(dxs_flat[: total * Dp])
-                    product(z_flat, in0 * H, width, 1, w_input[member], 0, 0, dxs_flat, 0, Dp, (total, Dp, (in1 - in0) * H))
+                    product(z_flat, in0 * H, width, 1, w_input[member], 0, dxs_flat, 0, Dp, (total, Dp, (in1 - in0) * H))
                     scatter_inputs(dxs, order, lengths, first, count, reverse, begin, end, dx_e)
                 end = begin
             for r in range(count):

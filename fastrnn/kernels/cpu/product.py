@@ -11,10 +11,11 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ..._jit import FUSED, JIT_DISABLED, VECTOR_BYTES, X86, kernel
+from ..._jit import FUSED, JIT_DISABLED, VECTOR_BYTES, X86, kernel, loop, pointwise
 
 WIDE = 4 if VECTOR_BYTES == 64 or not X86 else 2  # vectors of a full panel: 6 x 4 accumulators of 32 registers, or 6 x 2 of 16
 TALL = 6
+PIECE_BYTES = 32 * 1024  # of a panel: two thirds of a first-level cache
 
 
 def lanes(dtype) -> int:
@@ -28,16 +29,19 @@ def padded(n: int, dtype) -> int:
 
 
 def _make_tile(rows: int, vectors: int):
-    """C[rows, vectors * lanes] += A[rows, K] B[K, vectors * lanes], operands given as flat arrays, offsets and strides."""
+    """C[rows, vectors * lanes] += A[rows, K] B[K, vectors * lanes], operands given as flat arrays, offsets and strides.
+
+    Where `apart` is not 0, the product is summed from 0 and then added to C, instead of the sum being begun from C.
+    """
 
     @intrinsic
-    def tile(typing_context, a, a0, a_row, a_k, b, b0, b_k, c, c0, c_row, depth):
-        signature = types.void(a, *[types.intp] * 3, b, *[types.intp] * 2, c, *[types.intp] * 3)
+    def tile(typing_context, a, a0, a_row, a_k, b, b0, c, c0, c_row, depth, apart):
+        signature = types.void(a, *[types.intp] * 3, b, types.intp, c, *[types.intp] * 4)
         bits = a.dtype.bitwidth
         width = VECTOR_BYTES * 8 // bits
 
         def codegen(context, builder, sig, args):
-            a_arr, a0, a_row, a_k, b_arr, b0, b_k, c_arr, c0, c_row, depth = args
+            a_arr, a0, a_row, a_k, b_arr, b0, c_arr, c0, c_row, depth, apart = args
             scalar = ir.FloatType() if bits == 32 else ir.DoubleType()
             vector, i64, i32 = ir.VectorType(scalar, width), ir.IntType(64), ir.IntType(32)
             undefined = ir.Constant(vector, ir.Undefined)
@@ -61,21 +65,26 @@ def _make_tile(rows: int, vectors: int):
                 name = f"llvm.fma.v{width}f{bits}"
                 return builder.call(cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector, [vector] * 3), name), [x, y, z])
 
-            A, B, C = start(0, a_arr, a0), start(4, b_arr, b0), start(7, c_arr, c0)
+            A, B, C = start(0, a_arr, a0), start(4, b_arr, b0), start(6, c_arr, c0)
+            from_zero, zero = builder.icmp_signed("!=", apart, i64(0)), ir.Constant(vector, [0.0] * width)
             row_a = [builder.gep(A, [builder.mul(a_row, i64(m))]) for m in range(rows)]
             row_c = [builder.gep(C, [builder.mul(c_row, i64(m))]) for m in range(rows)]
             sums = [[cgutils.alloca_once(builder, vector) for _ in range(vectors)] for _ in range(rows)]
             for m in range(rows):
                 for v in range(vectors):
-                    builder.store(load(row_c[m], i64(v * width)), sums[m][v])
+                    builder.store(builder.select(from_zero, zero, load(row_c[m], i64(v * width))), sums[m][v])
             with cgutils.for_range(builder, depth) as step:
-                row_b = builder.gep(B, [builder.mul(step.index, b_k)])
+                row_b = builder.gep(B, [builder.mul(step.index, i64(vectors * width))])
                 b_v = [load(row_b, i64(v * width)) for v in range(vectors)]
                 for m in range(rows):
                     one = builder.load(builder.gep(row_a[m], [builder.mul(step.index, a_k)]))
                     every = builder.shuffle_vector(builder.insert_element(undefined, one, i32(0)), undefined, spread)
                     for v in range(vectors):
                         builder.store(fused(every, b_v[v], builder.load(sums[m][v])), sums[m][v])
+            with builder.if_then(from_zero):
+                for m in range(rows):
+                    for v in range(vectors):
+                        builder.store(builder.fadd(load(row_c[m], i64(v * width)), builder.load(sums[m][v])), sums[m][v])
             for m in range(rows):
                 for v in range(vectors):
                     builder.store(builder.load(sums[m][v]), at(row_c[m], i64(v * width))).align = bits // 8
@@ -91,64 +100,108 @@ _t62, _t42, _t22, _t12 = (_make_tile(rows, 2) for rows in (TALL, 4, 2, 1))
 _t61, _t41, _t21, _t11 = (_make_tile(rows, 1) for rows in (TALL, 4, 2, 1))
 
 
-def _product(a, a0, a_row, a_k, b, b0, b_k, c, c0, c_row, sizes):
+@loop
+def _strip(a, a0, a_row, a_k, b, b0, c, c0, c_row, M, vectors, K, apart):
+    """One panel's columns of C for all M rows, tile by tile."""
+    m = 0
+    while m < M:
+        rows = TALL if M - m >= TALL else (4 if M - m >= 4 else (2 if M - m >= 2 else 1))
+        a_m, c_m = a0 + m * a_row, c0 + m * c_row
+        if vectors == WIDE:
+            if rows == TALL:
+                _t64(a, a_m, a_row, a_k, b, b0, c, c_m, c_row, K, apart)
+            elif rows == 4:
+                _t44(a, a_m, a_row, a_k, b, b0, c, c_m, c_row, K, apart)
+            elif rows == 2:
+                _t24(a, a_m, a_row, a_k, b, b0, c, c_m, c_row, K, apart)
+            else:
+                _t14(a, a_m, a_row, a_k, b, b0, c, c_m, c_row, K, apart)
+        elif vectors == 2:
+            if rows == TALL:
+                _t62(a, a_m, a_row, a_k, b, b0, c, c_m, c_row, K, apart)
+            elif rows == 4:
+                _t42(a, a_m, a_row, a_k, b, b0, c, c_m, c_row, K, apart)
+            elif rows == 2:
+                _t22(a, a_m, a_row, a_k, b, b0, c, c_m, c_row, K, apart)
+            else:
+                _t12(a, a_m, a_row, a_k, b, b0, c, c_m, c_row, K, apart)
+        elif rows == TALL:
+            _t61(a, a_m, a_row, a_k, b, b0, c, c_m, c_row, K, apart)
+        elif rows == 4:
+            _t41(a, a_m, a_row, a_k, b, b0, c, c_m, c_row, K, apart)
+        elif rows == 2:
+            _t21(a, a_m, a_row, a_k, b, b0, c, c_m, c_row, K, apart)
+        else:
+            _t11(a, a_m, a_row, a_k, b, b0, c, c_m, c_row, K, apart)
+        m += rows
+
+
+@pointwise
+def _panel_vectors(left):
+    """Width in vectors of the next panel, where so many vectors of columns are left."""
+    return WIDE if left >= WIDE else (2 if left >= 2 else 1)
+
+
+def _product(a, a0, a_row, a_k, b, b0, c, c0, c_row, sizes):
     """C[M, N] += A[M, K] B[K, N] with sizes = (M, N, K), N in whole vectors.
 
-    Operands are flat arrays with an offset and the stride of a row (and of k, for A). With b_k = 0, B is packed by `packing`:
-    panels one after another, each contiguous; otherwise b_k is the distance from one k to the next.
+    A and C are flat arrays with an offset and the stride of a row (and of k, for A). B is packed by `packing`: panels one after
+    another, each contiguous. A panel is gone through in pieces that stay in the first-level cache while all rows meet them.
     """
     M, N, K = sizes
     one = VECTOR_BYTES // c.itemsize
     n = 0
     while n < N:
-        wide = WIDE * one if N - n >= WIDE * one else (2 * one if N - n >= 2 * one else one)
-        b_n = b0 + (n if b_k else n * K)
-        stride = b_k if b_k else wide
-        m = 0
-        while m < M:
-            rows = TALL if M - m >= TALL else (4 if M - m >= 4 else (2 if M - m >= 2 else 1))
-            a_m, c_m = a0 + m * a_row, c0 + m * c_row + n
-            if wide == WIDE * one:
-                if rows == TALL:
-                    _t64(a, a_m, a_row, a_k, b, b_n, stride, c, c_m, c_row, K)
-                elif rows == 4:
-                    _t44(a, a_m, a_row, a_k, b, b_n, stride, c, c_m, c_row, K)
-                elif rows == 2:
-                    _t24(a, a_m, a_row, a_k, b, b_n, stride, c, c_m, c_row, K)
-                else:
-                    _t14(a, a_m, a_row, a_k, b, b_n, stride, c, c_m, c_row, K)
-            elif wide == 2 * one:
-                if rows == TALL:
-                    _t62(a, a_m, a_row, a_k, b, b_n, stride, c, c_m, c_row, K)
-                elif rows == 4:
-                    _t42(a, a_m, a_row, a_k, b, b_n, stride, c, c_m, c_row, K)
-                elif rows == 2:
-                    _t22(a, a_m, a_row, a_k, b, b_n, stride, c, c_m, c_row, K)
-                else:
-                    _t12(a, a_m, a_row, a_k, b, b_n, stride, c, c_m, c_row, K)
-            elif rows == TALL:
-                _t61(a, a_m, a_row, a_k, b, b_n, stride, c, c_m, c_row, K)
-            elif rows == 4:
-                _t41(a, a_m, a_row, a_k, b, b_n, stride, c, c_m, c_row, K)
-            elif rows == 2:
-                _t21(a, a_m, a_row, a_k, b, b_n, stride, c, c_m, c_row, K)
-            else:
-                _t11(a, a_m, a_row, a_k, b, b_n, stride, c, c_m, c_row, K)
-            m += rows
+        vectors = _panel_vectors((N - n) // one)
+        depth = PIECE_BYTES // (vectors * VECTOR_BYTES)
+        for k in range(0, K, depth):
+            _strip(a, a0 + k * a_k, a_row, a_k, b, b0 + n * K + k * vectors * one, c, c0 + n, c_row, M, vectors, min(depth, K - k), 0)
+        n += vectors * one
+
+
+def _product_transposed(a, M, dz, z0, width, target, K, panel):
+    """target (M, N) += A^T dz over K rows, summed apart first: short sums added, not one long chain. a (K * M,), dz (K, width) from z0.
+
+    Each panel of dz is copied together first (`panel`, at least K * WIDE vectors): rows a power of two apart would evict each other.
+    """
+    N = target.shape[0] // M
+    one = VECTOR_BYTES // target.itemsize
+    n = 0
+    while n < N:
+        vectors = _panel_vectors((N - n) // one)
+        wide = vectors * one
+        for k in range(K):
+            _copy(dz[k * width + z0 + n : k * width + z0 + n + wide], panel[k * wide : k * wide + wide])
+        _strip(a, 0, 1, M, panel, 0, target, n, N, M, vectors, K, 1)
         n += wide
 
 
-def _plain_product(a, a0, a_row, a_k, b, b0, b_k, c, c0, c_row, sizes):
+@loop
+def _copy(source, target):
+    for j in range(target.shape[0]):
+        target[j] = source[j]
+
+
+def _plain_product(a, a0, a_row, a_k, b, b0, c, c0, c_row, sizes):
     """`_product` in NumPy, for the interpreter: bounds are checked, and nothing is compiled."""
     M, N, K = sizes
     if M == 0 or N == 0 or K == 0:
         return
     k, row, column = np.arange(K), np.arange(M)[:, None], np.arange(N)
     start, wide = _panel_of(column, N, VECTOR_BYTES // c.itemsize)
-    at_b = b0 + (k[:, None] * b_k + column if b_k else start * K + k[:, None] * wide + (column - start))
-    A, B = a[a0 + row * a_row + k * a_k], b[at_b]
+    A, B = a[a0 + row * a_row + k * a_k], b[b0 + start * K + k[:, None] * wide + (column - start)]
     at_c = c0 + row * c_row + column
     c[at_c] = (c[at_c].astype(np.float64) + A.astype(np.float64) @ B.astype(np.float64)).astype(c.dtype)
+
+
+def _plain_product_transposed(a, M, dz, z0, width, target, K, panel):
+    """`_product_transposed` in NumPy."""
+    if K == 0:
+        return
+    N = target.shape[0] // M
+    at_z = z0 + np.arange(K)[:, None] * width + np.arange(N)
+    A, dz = a[: K * M].reshape(K, M).astype(np.float64), dz[at_z].astype(np.float64)
+    target += (A.T @ dz).astype(target.dtype).reshape(-1)
 
 
 def _panel_of(column, N: int, one: int):
@@ -156,10 +209,11 @@ def _panel_of(column, N: int, one: int):
     start, wide = np.empty_like(column), np.empty_like(column)
     n = 0
     while n < N:
-        w = WIDE * one if N - n >= WIDE * one else (2 * one if N - n >= 2 * one else one)
+        w = _panel_vectors((N - n) // one) * one
         start[n : n + w], wide[n : n + w] = n, w
         n += w
     return start, wide
 
 
 product = _plain_product if JIT_DISABLED else kernel(_product)
+product_transposed = _plain_product_transposed if JIT_DISABLED else kernel(_product_transposed)

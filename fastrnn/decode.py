@@ -1,0 +1,77 @@
+"""Closed-loop generation: a prefix is read, then what comes out goes in again, in one compiled loop."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from . import _check, _feedback
+from .forcing import uniforms
+from .kernels.cpu.closed import SYMBOL
+from .layers._layer import Rows
+
+
+class Generated(NamedTuple):
+    """What `Model.generate` returns.
+
+    Attributes
+    ----------
+    outputs : ndarray, shape (steps, B, O)
+        The output after the prefix, and after everything generated but the last; logits for symbols. 0 beyond a sequence's end.
+    symbols : ndarray of int64, shape (steps, B), or None
+        The symbols drawn from them; -1 beyond a sequence's end. None for real-valued outputs.
+    lengths : ndarray of int64, shape (B,)
+        Steps of each sequence, the one that drew the stop symbol included.
+    state : tuple
+        The state of every recurrent layer before the last output is read: go on with ``generate(outputs[-1:], ..., state=state)``,
+        or the last symbols. Undefined for sequences that stopped.
+    """
+
+    outputs: np.ndarray
+    symbols: np.ndarray | None
+    lengths: np.ndarray
+    state: tuple
+
+
+def generate(model, prefix, steps, *, lengths=None, inputs=None, state=None, temperature=1.0, top_k=None, top_p=1.0, stop=None, seed=0):
+    """See `Model.generate`."""
+    chain = model._chain
+    if model.readout != "every":
+        raise ValueError(f'readout: "every" is required to generate, as an output at every step is fed back; got {model.readout!r}')
+    steps = _check.integer("steps", steps, minimum=1)
+    temperature = _check.real("temperature", temperature, minimum=0.0)
+    feed = _feedback.feed_of(model, None)
+    symbolic, O = feed != "output", chain.output_size
+    top_k = O if top_k is None else _check.integer("top_k", top_k, minimum=1)
+    top_p = _check.real("top_p", top_p, maximum=1.0, positive=True)
+    stop = -1 if stop is None else _check.integer("stop", stop, 0, O - 1)
+    if stop >= 0 and not symbolic:
+        raise ValueError(f"stop: None is required for real-valued outputs; got {stop}")
+    prefix, lengths = model._inputs(prefix, lengths)
+    T, B = prefix.shape[:2]
+    if (lengths < 1).any() or T == 0:
+        raise ValueError(f"prefix: at least one step is required of every sequence; got lengths {lengths.tolist()[:8]}, {T} steps")
+    inputs = _other_inputs(model, inputs, steps, B)
+    _, _, states = model._forward(prefix, lengths - 1, state, None, record=False)
+    x, tokens = _feedback.enter(chain, np.take_along_axis(prefix, _last(lengths, prefix.ndim), axis=0))
+    entered, _ = chain.states(states, Rows(np.arange(B), np.ones(B, np.int64), 1))
+    drawn = _feedback.Drawn(
+        _feedback.KINDS[feed], np.ones((1, B), bool), uniforms(_check.integer("seed", seed, minimum=0), steps, B), temperature
+    )
+    symbols = np.full((steps, B), -1, np.int64)
+    outputs, ends = np.zeros((steps, B, O), model.dtype), np.full(B, steps, np.int64)
+    chain.generate(x, entered, _feedback.feedback(chain, drawn, x, symbols, top_k, top_p), outputs, inputs, stop, ends)
+    return Generated(outputs, symbols if drawn.kind == SYMBOL else None, ends, chain.finals(entered))
+
+
+def _other_inputs(model, inputs, steps: int, B: int) -> np.ndarray:
+    """What enters beside the output at every step after the first: (steps - 1, B, D - O), 0 columns where there is nothing else."""
+    chain = model._chain
+    others = 0 if chain.embedding is not None else chain.input_size - chain.output_size
+    if inputs is None and others:
+        raise ValueError(f"inputs: shape ({steps - 1}, {B}, {others}) is required, what enters beside the outputs; got None")
+    inputs = np.empty((steps - 1, B, 0)) if inputs is None else inputs
+    return _check.array("inputs", inputs, (steps - 1, B, others), model.dtype, meaning="(steps after the first, batch, other inputs)")
+
+
+def _last(lengths: np.ndarray, ndim: int) -> np.ndarray:
+    return (lengths - 1).reshape((1, -1) + (1,) * (ndim - 2))

@@ -1,0 +1,218 @@
+"""A model's layers as one chain that goes step by step, so that what comes out can go in again."""
+
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from .. import _threads
+from .._params import Params
+from ..cells._dense import dense
+from ..kernels.cpu.closed import BackLink, Feedback, Link, make_closed_backward, make_closed_forward, make_generate
+from ..kernels.cpu.loop import Flow, Trace
+from ._direction import ROW_WORK, SERIAL_WORK, SPAN_WORK, Direction, Kept
+from ._layer import Rows, batch
+from .feedforward import Dropout, Embedding, Linear
+from .recurrent import Recurrent, Tape, _Suffixed
+
+
+class Place(NamedTuple):
+    """One link: which layer of the model, which of that layer's own layers, and how it is computed."""
+
+    layer: int
+    depth: int
+    direction: Direction
+
+
+class Loop(NamedTuple):
+    """What a closed loop leaves for its way back."""
+
+    rows: Rows
+    kept: list[Kept]
+    starts: list[np.ndarray]
+    feedback: Feedback
+
+
+class Chain:
+    """The layers of a model, from the input up to the output, one link each; a leading Embedding stands before the chain."""
+
+    def __init__(self, layers):
+        self.layers = layers
+        self.embedding = layers[0] if isinstance(layers[0], Embedding) else None
+        self.places = []
+        for k, layer in enumerate(layers):
+            if isinstance(layer, Recurrent):
+                self.places += [Place(k, depth, direction) for depth, direction in enumerate(layer._directions)]
+            elif isinstance(layer, Linear):
+                cell = dense(layer.activation)
+                self.places.append(Place(k, 0, Direction(cell, layer.input_size, layer.output_size, False)))
+        self.cells = tuple(place.direction.cell for place in self.places)
+        self.input_size = self.places[0].direction.D
+        self.output_size = self.places[-1].direction.H
+
+    def check(self) -> None:
+        """Whether its output can be fed back at all."""
+        for layer in self.layers:
+            if isinstance(layer, Recurrent) and (layer.bidirectional or layer.reverse):
+                raise ValueError("forcing: a network that runs from left to right only is required, to be fed its own output")
+            if isinstance(layer, Dropout) and layer.rate or isinstance(layer, Recurrent) and layer.dropout:
+                raise ValueError("forcing: dropout=0 between layers is required where outputs are fed back; recurrent_dropout may be used")
+        if self.embedding is not None and self.embedding.group:
+            raise ValueError(f"forcing: an Embedding of single symbols is required; got group={self.embedding.group}")
+
+    def parameters(self, place: Place) -> dict[str, np.ndarray]:
+        """The parameters of one link by the names of its cell."""
+        layer = self.layers[place.layer]
+        return _as_cell(layer.params) if isinstance(layer, Linear) else layer._named(place.depth)
+
+    def states(self, states, rows: Rows) -> tuple[list[np.ndarray], list[bool]]:
+        """The state (1, S, B, H) that enters each link, and whether a learned one does, from one state (or None) a recurrent layer."""
+        result, learned, given = [], [], iter(states)
+        for layer in self.layers:
+            if isinstance(layer, Recurrent):
+                parts, own = layer._start(next(given), rows)
+                result += parts
+                learned += [own] * len(parts)
+            elif isinstance(layer, Linear):
+                result.append(np.zeros((1, 1, rows.order.shape[0], layer.output_size), layer.dtype))
+                learned.append(False)
+        return result, learned
+
+    def finals(self, states: list[np.ndarray]) -> tuple:
+        """One state a recurrent layer, as users see it, from one a link."""
+        result, places = [], list(zip(self.places, states))
+        for k, layer in enumerate(self.layers):
+            if isinstance(layer, Recurrent):
+                result.append(layer._state_out([state for place, state in places if place.layer == k]))
+        return tuple(result)
+
+    def links(self, x, rows: Rows, states, masks, *, tape: bool) -> tuple[list[Kept], list[tuple]]:
+        """The arrays of every link over x (T, B, D): `Kept`, and what `Link` has beside its scratch. `states` is advanced in place."""
+        (T, B, _), dtype, kept, parts = x.shape, x.dtype, [], []
+        for place, state, mask in zip(self.places, states, masks):
+            d = place.direction
+            S, K, G, H = len(d.cell.states), len(d.cell.saved), len(d.cell.slots), d.H
+            y, steps = np.empty((1, T, B, H), dtype), T if tape else 0
+            y[0, rows.steps :] = 0.0
+            others, saved = np.empty((1, steps, B, S - 1, H), dtype), np.empty((1, steps, B, K, H), dtype)
+            trace = Trace(y, others, saved, np.empty((1, 0, B, G, H), dtype))
+            entering = batch(x, rows, H, mask)
+            kept.append(Kept(entering, y, 0, *trace[1:], [state.copy()], max(rows.steps, 1)))
+            parts.append((entering, d.pack(self.parameters(place), backward=False), trace, state))
+            x = y[0]
+        return kept, parts
+
+    def forward(self, x, rows: Rows, states, masks, feedback) -> Loop:
+        """All steps of the closed loop over x (T, B, D), which is completed; `feedback` makes the Feedback from the output's array."""
+        starts = [state.copy() for state in states]
+        kept, parts = self.links(x, rows, states, masks, tape=True)
+        feedback = feedback(kept[-1].y[0])
+        kernel = make_closed_forward(self.cells)
+        for begin, end in self._spans(0, rows.steps, x.shape[1]):
+
+            def task(first, last, begin=begin, end=end):
+                kernel(first, last, begin, end, self.grid(x).rows, self._with_scratch(Link, parts, x), feedback)
+
+            self._run(task, x, end - begin)
+        return Loop(rows, kept, starts, feedback)
+
+    def backward(self, loop: Loop, dy, grads: list[Params], limit) -> tuple[np.ndarray, np.ndarray, list, list]:
+        """(dx, dL/dtable, dL/d(start state) and what was cut of every link) from dL/d(output) dy (T, B, O); adds to `grads` of layers."""
+        x, B = loop.kept[0].batch.x[0], dy.shape[1]
+        slices = self.grid(x).slices
+        doutput = np.array(dy)[None]
+        flows, below = [], None
+        for place, kept in zip(self.places, loop.kept):
+            H, G, S = place.direction.H, len(place.direction.cell.slots), len(place.direction.cell.states)
+            inputs = kept.batch.x
+            dx = np.zeros_like(inputs) if below is None else below
+            below = doutput if kept is loop.kept[-1] else np.zeros_like(kept.y)
+            flows.append(Flow(below, dx, np.empty((1, 0, B, S, H), x.dtype), np.empty((1, 0, B, G, H), x.dtype)))
+        dstates = [np.zeros_like(start) for start in loop.starts]
+        sums = [place.direction.sums(slices, x.dtype) for place in self.places]
+        parts = [
+            (kept.batch, place.direction.pack(self.parameters(place), backward=True),
+             Trace(kept.y, kept.others, kept.saved, kept.preactivations), start, found, flow, dstate,
+             limit if isinstance(self.layers[place.layer], Recurrent) else x.dtype.type(np.inf))
+            for place, kept, start, found, flow, dstate in zip(self.places, loop.kept, loop.starts, sums, flows, dstates)
+        ]  # fmt: skip
+        dtable, kernel = np.zeros((slices, *loop.feedback.table.shape), x.dtype), make_closed_backward(self.cells)
+        for begin, end in reversed(list(self._spans(0, loop.rows.steps, B))):
+
+            def task(first, last, begin=begin, end=end):
+                links = self._with_scratch(BackLink, parts, x)
+                kernel(first, last, begin, end, self.grid(x).rows, links, loop.feedback, doutput[0], dtable)
+
+            self._run(task, x, end - begin)
+        for place, found in zip(self.places, sums):
+            layer, own = self.layers[place.layer], grads[place.layer]
+            target = _as_cell(own) if isinstance(layer, Linear) else _Suffixed(own, layer._suffixes[place.depth])
+            place.direction.add_gradients(found, target)
+        return flows[0].dx[0], dtable.sum(axis=0), dstates, [found.cut.sum(axis=0) for found in sums]
+
+    def generate(self, x, states, feedback, outputs, inputs, stop: int, ends) -> None:
+        """Fill `outputs` (steps, B, O) from the first input x (1, B, D) on, advancing `states`; see `kernels.cpu.closed`."""
+        (_, B, _), steps = x.shape, outputs.shape[0]
+        rows = Rows(np.arange(B), np.ones(B, np.int64), 1)
+        kept, parts = self.links(x, rows, states, [None] * len(self.places), tape=False)
+        feedback, kernel = feedback(kept[-1].y[0]), make_generate(self.cells)
+        for begin, end in self._spans(0, steps, B):
+
+            def task(first, last, begin=begin, end=end):
+                links = self._with_scratch(Link, parts, x)
+                kernel(first, last, begin, end, self.grid(x).rows, links, feedback, outputs, inputs, stop, ends)
+
+            self._run(task, x, end - begin)
+            if (ends <= end).all():
+                break
+
+    def tapes(self, loop: Loop, x, learned: list[bool]) -> list:
+        """The layers' own tapes, from which each can go back by itself."""
+        result, places = [], list(zip(self.places, loop.kept, learned))
+        for k, layer in enumerate(self.layers):
+            own = [(kept, fresh) for place, kept, fresh in places if place.layer == k]
+            if isinstance(layer, Recurrent):
+                tape = Tape(layer, loop.rows, x.shape[0], own[0][1])
+                tape.layers, tape.between = [[kept] for kept, _ in own], [None] * len(own)
+                result.append(tape)
+            elif isinstance(layer, Linear):
+                result.append((own[0][0].batch.x[0], own[0][0].y[0]))
+            else:
+                result.append(loop.feedback.tokens if layer is self.embedding else None)
+        return result
+
+    def grid(self, x):
+        return self.places[0].direction.grid(x.shape[1], x.dtype)
+
+    def _work(self, B: int) -> float:
+        return sum(place.direction.operations(B) + ROW_WORK * B for place in self.places)
+
+    def _spans(self, begin: int, end: int, B: int):
+        """[begin, end) in kernel calls of bounded length, so that an interruption is seen."""
+        steps = max(int(SPAN_WORK / max(self._work(B), 1.0)), 1)
+        return [(first, min(first + steps, end)) for first in range(begin, end, steps)]
+
+    def _with_scratch(self, kind, parts, x) -> tuple:
+        """Links of one task, whose working memory is its own."""
+        result = []
+        for place, part in zip(self.places, parts):
+            grid = place.direction.grid(x.shape[1], x.dtype)
+            result.append(kind(*part, place.direction.scratch(grid.rows, grid, x.dtype), grid.block))
+        return tuple(result)
+
+    def _run(self, task, x, steps: int) -> None:
+        """`task` over all slices, in as many pieces as can be used."""
+        slices, B = self.grid(x).slices, x.shape[1]
+        parts = min(slices, 2 * _threads.get_num_threads())
+        bounds = [slices * k // parts for k in range(parts + 1)] if parts else []
+        tasks = [partial(task, first, last) for first, last in zip(bounds, bounds[1:])]
+        if self._work(B) * steps > SERIAL_WORK:
+            _threads.run(tasks)
+        else:
+            for task in tasks:
+                task()
+
+
+def _as_cell(params) -> dict[str, np.ndarray]:
+    """A Linear's parameters, or their gradients, by the names that a cell gives them."""
+    return {"weight_ih": params["weight"], "bias_ih": params["bias"]}
