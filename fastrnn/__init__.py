@@ -5,6 +5,7 @@ from . import data as data
 from . import forcing as forcing
 from . import initializers as initializers
 from . import math as math
+from . import measures as measures
 from . import schedules as schedules
 from ._jit import pointwise as pointwise
 from ._params import Params as Params

@@ -1,6 +1,7 @@
 """Real data: what comes is what the archives say, and files that are not what they should be are told so."""
 
 import ast
+import importlib.machinery
 import importlib.util
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from fastrnn.data import (
     japanese_vowels,
     ocr_letters,
     plaid,
+    santafe_laser,
     text,
     unigram_entropy,
 )
@@ -299,3 +301,46 @@ def test_importing_brings_none_of_the_extras():
             modules = [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
             modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             assert all(name.split(".")[0] in {"numpy", *sys.stdlib_module_names} - {"pydoc_data"} for name in modules)
+
+
+class TestLaser:
+    def test_what_the_competition_says(self):
+        pytest.importorskip("reservoirpy")
+        series = santafe_laser()
+        assert series.shape == (10_093, 1) and series.dtype == np.float32
+        assert series[:10, 0].tolist() == [86, 141, 95, 41, 22, 21, 32, 72, 138, 111]  # as printed in Weigend & Gershenfeld
+        assert series.min() == 0 and series.max() == 255 and (series == np.round(series)).all()
+
+    def test_a_path_of_the_users(self, tmp_path):
+        path = tmp_path / "A.dat"
+        path.write_text("\ufeff86\n 141\n95 4.5\n", "utf-8")
+        np.testing.assert_array_equal(santafe_laser(path), np.array([[86], [141], [95], [4.5]], np.float32))
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (b"", "at least one number.*A.dat has 0"),
+            (b"1 x", "apart by white space.*'x'"),
+            (b"1 nan", "finite ones"),
+            (b"\xff1", "text in utf-8"),
+        ],
+    )
+    def test_refuses_a_file_that_is_none(self, content, message, tmp_path):
+        path = tmp_path / "A.dat"
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            santafe_laser(path)
+        with pytest.raises(FileNotFoundError, match="path: a file is required"):
+            santafe_laser(tmp_path)
+
+    def test_without_reservoirpy(self, monkeypatch):
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+        with pytest.raises(ImportError, match=r"reservoirpy is required.*fastrnn\[data\].*path of a text file"):
+            santafe_laser()
+
+    def test_a_reservoirpy_without_the_series(self, monkeypatch, tmp_path):
+        found = importlib.machinery.ModuleSpec("reservoirpy", None, is_package=True)
+        found.submodule_search_locations.append(str(tmp_path))
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: found)
+        with pytest.raises(FileNotFoundError, match="reservoirpy of at least 0.4"):
+            santafe_laser()

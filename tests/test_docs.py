@@ -22,7 +22,10 @@ def test_the_reference_has_every_public_name():
     modules = {"bptt", "callbacks", "cells", "cli", "decode", "diagnose", "history", "io", "kernels", "layers", "losses", "model"}
     modules |= {"optimizers", "plot", "train"}
     names = [f"fr.{name}" for name in vars(fr) if not name.startswith("_") and name not in modules]
-    names += [f"fr.data.{name}" for name in vars(fr.data) if not name.startswith("_") and name not in ("batches", "corpora", "tasks")]
+    modules = {"batches", "corpora", "systems", "tasks"}
+    names += [f"fr.data.{name}" for name in vars(fr.data) if not name.startswith("_") and name not in modules]
+    measures = [name for name, thing in vars(fr.measures).items() if getattr(thing, "__module__", "") == "fastrnn.measures"]
+    names += [f"fr.measures.{name}" for name in measures if not name.startswith("_")]
     drawn = [name for name, thing in vars(fastrnn.plot).items() if getattr(thing, "__module__", "") == "fastrnn.plot"]
     names += [f"plot.{name}" for name in drawn if not name.startswith("_")]
     assert len(names) > 50

@@ -17,7 +17,7 @@ RANKS = (
     ("_version", "_check", "_jit", "_math", "math", "_params", "_threads", "_progress", "_interrupts"),
     ("cells",),
     ("kernels",),
-    ("initializers", "schedules", "losses", "ctc", "optimizers", "data"),
+    ("initializers", "schedules", "losses", "ctc", "optimizers", "data", "measures"),
     ("layers",),
     ("diagnose", "forcing"),
     ("_feedback",),

@@ -1,4 +1,4 @@
-"""Batches of sequences, generators of tasks with a known chance level, and real data."""
+"""Batches of sequences, generators of tasks with a known chance level, chaotic systems, and real data."""
 
 from .batches import Batch as Batch
 from .batches import Batches as Batches
@@ -17,8 +17,12 @@ from .corpora import english_text as english_text
 from .corpora import japanese_vowels as japanese_vowels
 from .corpora import ocr_letters as ocr_letters
 from .corpora import plaid as plaid
+from .corpora import santafe_laser as santafe_laser
 from .corpora import text as text
 from .corpora import unigram_entropy as unigram_entropy
+from .systems import Lorenz63 as Lorenz63
+from .systems import Lorenz96 as Lorenz96
+from .systems import System as System
 from .tasks import Adding as Adding
 from .tasks import Copy as Copy
 from .tasks import Lookahead as Lookahead

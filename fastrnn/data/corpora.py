@@ -239,6 +239,52 @@ def bach_chorales() -> list[np.ndarray]:
     return list(found.values())
 
 
+def santafe_laser(path=None) -> np.ndarray:
+    """Intensity of a far-infrared laser in a chaotic state: 10 093 measurements, integers from 0 to 255.
+
+    Pulses that grow until they collapse. The competition was to go on from the first 1 000.
+
+    Parameters
+    ----------
+    path : str or Path, optional
+        Text file with numbers, apart by white space; reservoirpy's own series by default.
+
+    Returns
+    -------
+    ndarray, shape (T, 1), float32
+        Not scaled.
+
+    Raises
+    ------
+    ImportError
+        Where neither reservoirpy nor a path is given.
+    FileNotFoundError, ValueError
+        Where the file is missing or is not what it should be.
+
+    References
+    ----------
+    Hübner, Abraham & Weiss 1989, Phys. Rev. A 40; Weigend & Gershenfeld 1994, "Time Series Prediction", data set A of the
+    Santa Fe competition.
+    """
+    if path is None:
+        found = importlib.util.find_spec("reservoirpy")
+        if found is None or not found.submodule_search_locations:
+            raise ImportError(f"{_needs('santafe_laser', 'reservoirpy')}, or give the path of a text file with the numbers")
+        path = Path(found.submodule_search_locations[0], "datasets", "santafe_laser.npy")
+        if not path.is_file():
+            raise FileNotFoundError(f"santafe_laser: reservoirpy of at least 0.4, which brings the series, is required; no file {path}")
+        series = np.load(path, allow_pickle=False)
+    else:
+        words = _read(Path(path), "utf-8-sig").split()
+        try:
+            series = np.array(words, np.float64)
+        except ValueError as error:
+            raise ValueError(f"path: numbers apart by white space are required; {path}: {error}") from None
+    if not series.size or not np.isfinite(series).all():
+        raise ValueError(f"path: at least one number, and finite ones, are required; {path} has {len(series)}, or others")
+    return series.reshape(-1, 1).astype(np.float32)
+
+
 def english_text() -> TextData:
     """The topics of Python's own ``help()``: about half a megabyte of English about Python, on every machine.
 
