@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fastrnn", description="Recurrent networks to train, dissect and scale.")
     parser.add_argument("--version", action="version", version=f"fastrnn {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="command")
+    commands = parser.add_subparsers(required=True, title="commands", metavar="{info,warmup}")
     info = commands.add_parser("info", help="versions, device, threads, and the cache of compiled code")
     info.set_defaults(command=_info)
     warmup = commands.add_parser("warmup", help="compile ahead of time, once for this user and this version")

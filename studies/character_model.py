@@ -5,7 +5,7 @@ back-propagation and a state that is carried on from window to window. They are 
 
 - the entropy of a character drawn by its frequency (unigram), and log2 of the alphabet: what a model without any input
   needs at least, and what one needs that knows nothing;
-- the entropy of a character given the one before: what a network that sees one character needs at least;
+- the entropy of a character given the one before (bigram): what a network that sees one character needs at least;
 - a feed-forward network of the same size on the last n characters [the n-NN of Karpathy, Johnson & Fei-Fei 2015], and the
   same with n = 1. Such a network cannot tell the second of two equal letters from the first (n = 1), nor the end of a run
   of m > n equal letters from its middle. Both are measured: at the doubled letters of held-out text, n = 1 must give the
@@ -407,11 +407,12 @@ def draw_curves(ax, rows: list[dict], colors: dict) -> None:
         bits = [_study.column(_study.select(curve, characters=x), "bits") for x in seen]
         ax.plot(seen, [b.mean() for b in bits], color=color, marker=marker, markersize=3, label=name)
         ax.fill_between(seen, [b.min() for b in bits], [b.max() for b in bits], color=color, alpha=0.2, linewidth=0)
-    names = {"unigram": "unigram", "given one character": "given 1 character"}
-    for name, label in names.items():
+    # each label where no curve passes: they fall from above the unigram entropy to below the bigram's
+    places = {"unigram": ("unigram", 0.99, {"xytext": (0, 2), "ha": "right", "va": "bottom"})}
+    places["given one character"] = "bigram", 0.01, {"xytext": (0, -2), "ha": "left", "va": "top"}
+    for name, (label, x, place) in places.items():
         ax.axhline(level(rows, name), color=plot.COLORS[6], linestyle="--", linewidth=0.8)
-        ax.annotate(label, (0.99, level(rows, name)), xycoords=("axes fraction", "data"), xytext=(0, 2),
-                    textcoords="offset points", ha="right", fontsize=6.5)  # fmt: skip
+        ax.annotate(label, (x, level(rows, name)), xycoords=("axes fraction", "data"), textcoords="offset points", fontsize=6.5, **place)
     ax.set(xscale="log", xlabel="characters seen in training", ylabel="bits per character, held-out text")
     ax.set_ylim(top=1.7 * level(rows, "unigram"))  # room for the legend
     ax.legend(loc="upper right")
@@ -427,7 +428,7 @@ def draw_doubled(ax, rows: list[dict], colors: dict) -> None:
         ax.plot(k, third, "o", color=color, markersize=3.5)
     ax.plot([], [], "o", color="black", markerfacecolor="white", markersize=6, label='after "l"')
     ax.plot([], [], "o", color="black", markersize=3.5, label='after "ll"')
-    ax.set(yscale="log", ylabel="probability of the same letter again")
+    ax.set(yscale="log", ylabel="probability of the letter again")
     ax.set_xticks(places, [name.replace("-forward", "-fwd") for name in colors], rotation=40, ha="right")
     ax.margins(x=0.1)
     ax.set_ylim(bottom=ax.get_ylim()[0] / 6)  # room for the legend

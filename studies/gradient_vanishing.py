@@ -267,7 +267,11 @@ def training_claims(settings: dict, rows: list) -> list:
 
 
 def race_claims(settings: dict, rows: list) -> list:
-    """Over all lengths where none is named."""
+    """Over all lengths where none is named.
+
+    Whether clipping solves the task more often is claimed by the full run alone: SGD takes tens of thousands of updates, and of the
+    few hundred of the quick one a single lucky run would decide. What they do show is the error.
+    """
     rows = s.select(rows, panel="c")
 
     def share(optimizer, **values):
@@ -282,12 +286,14 @@ def race_claims(settings: dict, rows: list) -> list:
     clipping = share("SGD, clipped", network="tanh") - share("SGD", network="tanh")
     adam = share("Adam, clipped") - share("SGD, clipped")
     by_length = [np.mean([share(optimizer, length=length) for optimizer in OPTIMIZERS]) for length in (shortest, longest)]
-    return [
-        s.at_least(f"{at} tanh rnn: share solved, clipped SGD minus SGD", clipping, 0, source),
+    claims = [
         s.at_most(f"{at} tanh rnn: error, clipped SGD minus SGD", error("SGD, clipped") - error("SGD"), 0, source),
         s.at_least(f"{at} all cells: share solved, Adam minus clipped SGD", adam, 0, "expected; no published curve"),
         s.at_least(f"{at} all cells: share solved, L = {shortest} minus L = {longest}", by_length[0] - by_length[1], 0, source),
     ]
+    if settings["updates"] >= 50_000:
+        claims.append(s.at_least(f"{at} tanh rnn: share solved, clipped SGD minus SGD", clipping, 0, source))
+    return claims
 
 
 def copy_claims(settings: dict, copies: dict) -> list:
@@ -350,7 +356,7 @@ def draw_memory(ax, rows: list) -> None:
         between = low if low == high else f"{low} – {high}"
         return [NAMES[row["network"]].removeprefix("rnn, "), median, between, number(row["expected"], "∞")]
 
-    heads, widths, box = ["", "median", "10–90 %", "formula"], [0.34, 0.2, 0.37, 0.19], (-0.1, -0.2, 1.12, 1.18)
+    heads, widths, box = ["", "median", "10–90 %", "formula"], [0.37, 0.2, 0.35, 0.19], (-0.14, -0.2, 1.16, 1.18)
     table = ax.table([line(row) for row in rows], colLabels=heads, bbox=box, colWidths=widths)
     table.auto_set_font_size(False)
     table.set_fontsize(6.5)
@@ -376,6 +382,8 @@ def draw_training(part, rows: list, task: str, length: int) -> None:
             ax.plot(lags, np.where(median > 0, median, np.nan), color=shade, label=f"{update:g}")
             ax.fill_between(lags, np.where(low > 0, low, 1e-30), high, color=shade, alpha=0.15, linewidth=0)
         ax.set_yscale("log")
+        ax.set_xlim(0, length)
+        ax.set_xticks(np.linspace(0, length, 4 if length % 3 == 0 else 3))
         ax.set_title(NAMES[cell], fontsize=7.5)
         ax.set_xlabel("lag k (steps)")
         last = s.select(rows, panel="b loss", network=cell)[-1]
@@ -408,4 +416,4 @@ def draw_races(part, rows: list, updates: int) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(s.run(__file__, __doc__, compute, draw, seeds=(4, 20)))
+    raise SystemExit(s.run(__file__, __doc__, compute, draw, seeds=(3, 20)))

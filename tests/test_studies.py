@@ -1,5 +1,6 @@
 """What the studies share, and the arithmetic of the gradient study; no study is run here."""
 
+import itertools
 import json
 import math
 import sys
@@ -282,6 +283,16 @@ def test_every_run_of_the_study_has_a_name_of_its_own():
         settings = gradient_vanishing.sizes(_study.parse("", seeds=(3, 5), argv=argv))
         names = [name for name, _ in (*gradient_vanishing.training_jobs(settings), *gradient_vanishing.race_jobs(settings))]
         assert len(set(names)) == len(names) > 0
+
+
+@pytest.mark.parametrize(("updates", "claimed"), [(750, False), (50_000, True)])
+def test_the_quick_form_does_not_claim_what_its_updates_cannot_test(updates, claimed):
+    settings = {"updates": updates, "lengths": [20, 40]}
+    names = ("network", "optimizer", "length")
+    found = itertools.product(gradient_vanishing.RACING, gradient_vanishing.OPTIMIZERS, settings["lengths"])
+    rows = [dict(zip(names, values)) | {"panel": "c", "solved": 1, "runs": 3, "error": 0.5} for values in found]
+    claims = gradient_vanishing.race_claims(settings, rows)
+    assert any("share solved, clipped SGD minus SGD" in claim.claim for claim in claims) == claimed and len(claims) == 3 + claimed
 
 
 def test_a_run_of_training_measures_and_stops():
