@@ -26,6 +26,7 @@ from .ctc import CTC as CTC
 from .decode import Beams as Beams
 from .decode import Generated as Generated
 from .diagnose import jacobian as jacobian
+from .encoder_decoder import EncoderDecoder as EncoderDecoder
 from .forcing import FreeRunning as FreeRunning
 from .forcing import GeneralizedForcing as GeneralizedForcing
 from .forcing import ScheduledSampling as ScheduledSampling

@@ -338,23 +338,11 @@ def _evaluate(model, data: Source, carry: bool) -> dict[str, float]:
             values, state = model._evaluate(batch, state)
         else:
             values = model.evaluate(*batch)
-        weight = _weight(model, batch)
+        weight = model._target_weight(batch)
         total += weight
         for name, value in values.items():
             sums[name] = sums.get(name, 0.0) + (weight * value if weight else 0.0)
     return {name: value / total if total else math.nan for name, value in sums.items()}
-
-
-def _weight(model, batch) -> float:
-    """The sum of the weights of the batch's valid targets."""
-    T, B = np.shape(batch.x)[:2]
-    weights = np.ones(B) if batch.weights is None else np.asarray(batch.weights, float)
-    if model.readout != "every" or model.loss.per_sequence:
-        return float(weights.sum())
-    lengths = np.full(B, T) if batch.lengths is None else np.asarray(batch.lengths)
-    if weights.ndim == 1:
-        return float(weights @ lengths)
-    return float(weights.sum(where=np.arange(T)[:, None] < lengths))
 
 
 def _check_like(name: str, value, array: np.ndarray) -> np.ndarray:

@@ -17,6 +17,17 @@ from ._params import Params
 from .data.batches import Batch
 
 
+class Ahead(NamedTuple):
+    """The way forward of one batch: its loss, dL/d(prediction), and what the way back needs."""
+
+    loss: float
+    dprediction: np.ndarray
+    weight: float
+    prediction: np.ndarray
+    trace: object
+    state: tuple
+
+
 class Pass(NamedTuple):
     """What one update of the weights is made from.
 
@@ -72,16 +83,21 @@ class Full:
 
     def passes(self, model, batch, state, rng, entering=None):
         """One pass over the whole batch; `entering` is what a forcing came to."""
+        ahead = self.forward(model, batch, state, rng, entering)
+        grads = model.params.like()
+        _, clipped = model._backward(ahead.trace, ahead.dprediction, None, grads, clip=self.clip)
+        yield Pass(ahead.loss, grads, ahead.state, ahead.prediction, ahead.weight, clipped)
+
+    def forward(self, model, batch, state, rng, entering=None) -> Ahead:
+        """Through the model and its loss."""
         if isinstance(entering, Drawn):
             if self.memory is not None:
                 raise ValueError(f"memory: None is required where outputs are fed back; got {self.memory}")
             prediction, trace, state = model._closed(batch.x, batch.lengths, state, rng, entering)
         else:
             prediction, trace, state = model._forward(batch.x, batch.lengths, state, rng, memory=self.memory, pull=entering)
-        loss, dprediction, weight = model.loss.value_and_gradient(prediction, batch.target, *model._valid(batch))
-        grads = model.params.like()
-        _, clipped = model._backward(trace, dprediction, None, grads, clip=self.clip)
-        yield Pass(loss, grads, state, prediction, weight, clipped)
+        loss = model.loss.value_and_gradient(prediction, batch.target, *model._valid(batch))
+        return Ahead(*loss, prediction, trace, state)
 
 
 @dataclass(frozen=True)

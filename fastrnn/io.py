@@ -263,7 +263,7 @@ def save(model, path) -> None:
 
     Parameters
     ----------
-    model : Model
+    model : Model or EncoderDecoder
     path : str or path-like
         Written whole or not at all; an existing file is replaced.
 
@@ -299,7 +299,8 @@ def load(path, cells=None):
     >>> bool((again.params.flat == model.params.flat).all())
     True
     """
-    from .model import Model  # here and not above: Model.save calls this module
+    from .encoder_decoder import EncoderDecoder  # here and not above: their `save` calls this module
+    from .model import Model
 
     header, arrays = read(path)
     if header.get("kind") != "model":
@@ -308,7 +309,8 @@ def load(path, cells=None):
         stored = sum(array.size for array in arrays.values())
         if _parameters_at_least(header["config"]) > stored:
             raise FileFormatError(f"the configuration describes more than the {stored} parameters that are stored")
-        model = Model.from_config(header["config"], cells)
+        kind = EncoderDecoder if "decoder" in header["config"] else Model
+        model = kind.from_config(header["config"], cells)
         same_shapes = {name: array.shape for name, array in arrays.items()} == model.params.shapes
         if not same_shapes or any(array.dtype != model.params.dtype for array in arrays.values()):
             raise FileFormatError("the arrays are not the parameters of the configuration")

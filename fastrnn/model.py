@@ -82,10 +82,14 @@ class Model:
         memory = max((k for k, layer in enumerate(layers) if isinstance(layer, Network)), default=-1)
         self._pool_at = max(1 + memory, int(isinstance(layers[0], Embedding)))  # how many layers stand before the readout
         self._check_layers()
-        self.params, parts = Params.join({str(k): layer.params for k, layer in enumerate(layers)})
-        for k, layer in enumerate(layers):
-            layer.params = parts[str(k)]
+        self.own(Params.join({str(k): layer.params for k, layer in enumerate(layers)})[0])
         self.dtype = self.params.dtype
+
+    def own(self, params: Params) -> None:
+        """Take these for `params`, of the same names and shapes, and give every layer views of them."""
+        self.params = params
+        for layer, flat in zip(self.layers, self._sections(params.flat)):
+            layer.params = Params(layer.params.shapes, params.dtype, flat)
 
     def _check_layers(self) -> None:
         size = None
@@ -287,6 +291,17 @@ class Model:
         x = _check.array("x", x, ("T", "B", size), self.dtype, meaning="(steps, batch, features)")
         lengths = _check.lengths(lengths, *x.shape[:2])
         return (x if isinstance(first, Network) else _cleared(x, lengths)), lengths
+
+    def _target_weight(self, batch: Batch) -> float:
+        """The sum of the weights of the batch's valid targets."""
+        T, B = np.shape(batch.x)[:2]
+        weights = np.ones(B) if batch.weights is None else np.asarray(batch.weights, float)
+        if self.readout != "every" or self.loss.per_sequence:
+            return float(weights.sum())
+        lengths = np.full(B, T) if batch.lengths is None else np.asarray(batch.lengths)
+        if weights.ndim == 1:
+            return float(weights @ lengths)
+        return float(weights.sum(where=np.arange(T)[:, None] < lengths))
 
     def _check_causal(self) -> None:
         if self.loss.per_sequence:

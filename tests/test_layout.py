@@ -22,14 +22,14 @@ RANKS = (
     ("diagnose", "forcing"),
     ("_feedback",),
     ("decode", "bptt"),
-    ("model",),
+    ("model", "encoder_decoder"),
     ("callbacks", "history", "io", "_source"),
     ("_run", "train", "plot"),
     ("cli",),
     ("__init__",),
 )
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
-UPWARD = {("model", "io"), ("history", "plot")}  # methods that call what stands above them, imported when called
+UPWARD = {("model", "io"), ("encoder_decoder", "io"), ("history", "plot")}  # methods that call what stands above them, imported when called
 
 COMPILES = {"_jit", "_math", "cells", "kernels", "losses", "optimizers"}
 OPENS = {"_jit", "io", "data"}

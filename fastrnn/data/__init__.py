@@ -20,6 +20,8 @@ from .corpora import plaid as plaid
 from .corpora import santafe_laser as santafe_laser
 from .corpora import text as text
 from .corpora import unigram_entropy as unigram_entropy
+from .pairs import NumberWords as NumberWords
+from .pairs import Reversal as Reversal
 from .systems import Lorenz63 as Lorenz63
 from .systems import Lorenz96 as Lorenz96
 from .systems import System as System
