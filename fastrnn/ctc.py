@@ -28,6 +28,8 @@ class CTC(losses.Loss):
     `lengths` are those of the predictions, `weights` (B,), one a sequence, and the mean is over sequences. A sequence has no
     present to truncate from: with `Full` only.
 
+    A thread's working memory is 8 T (6 S + O) bytes, for one sequence at a time.
+
     Finite for every labelling that has an alignment, at any logits up to 1e9 apart: what is less probable than exp(-2e9) within
     a step counts as impossible.
 
@@ -99,7 +101,7 @@ class CTC(losses.Loss):
             b = int(wrong.any(axis=1).argmax())
             raise ValueError(
                 f"target: labels from 0 to {O - 1} other than {self.blank}, the blank, are required, and -1 only behind the last; "
-                f"got {labels[b][wrong[b]][0]} in sequence {b}. Leave a sequence out with weight 0"
+                f"got {labels[b][wrong[b]][0]} in sequence {b} of the batch. Leave a sequence out with weight 0"
             )
         return labels
 
@@ -118,8 +120,8 @@ class CTC(losses.Loss):
         impossible = np.isinf(values)
         if self.infeasible == "error" and impossible.any():
             raise ValueError(
-                f"prediction: a probability above 0 is required for the labels of sequence {impossible.argmax()}; got 0, from a logit of "
-                "-inf, or 2e9 below another. Look at the network's outputs, or choose infeasible='inf' or 'zero'"
+                f"prediction: a probability above 0 is required for the labels of sequence {impossible.argmax()} of the batch; got 0, from "
+                "a logit of -inf, or 2e9 below another. Look at the network's outputs, or choose infeasible='inf' or 'zero'"
             )
         if self.infeasible == "zero":
             values[impossible] = 0.0
@@ -133,7 +135,7 @@ class Labelling(NamedTuple):
     ----------
     labels : ndarray, shape (S,), int64
     log_probability : float
-        In nats, of those of its alignments that were followed: at most the labelling's own, which is -CTC().
+        In nats, of those of its alignments that were followed: at most the labelling's own, minus the loss of `CTC`.
     """
 
     labels: np.ndarray
@@ -262,8 +264,8 @@ def _check_feasible(target: Labellings, weights: np.ndarray) -> None:
     if short.any():
         b = int(short.argmax())
         raise ValueError(
-            f"target: at least {needed[b]} steps are required for the {counts[b]} labels of sequence {b}, "
-            f"{needed[b] - counts[b]} of which are repeated; got {steps[b]}. Leave the sequence out with weight 0, "
+            f"target: at least {needed[b]} steps are required for the {counts[b]} labels of sequence {b} of the batch, "
+            f"{needed[b] - counts[b]} of which repeat the one before; got {steps[b]}. Leave the sequence out with weight 0, "
             "or choose infeasible='inf' or 'zero'"
         )
 

@@ -74,6 +74,8 @@ def _listed(name: str, values, lengths: np.ndarray, per_step: bool | None, *, ve
         raise ValueError(f"{name}: {N} entries, one for each sequence of x, are required; got {len(values)}")
     if not per_step and not isinstance(values[0], (list, tuple)) and np.ndim(values[0]) == 0:
         return Rows(numbers(name, values))
+    if per_step is False and all(np.iterable(value) and len(value) == 0 for value in values):
+        return Rows(np.zeros((N, 0), np.int64))
     arrays = sequences(name, values)
     steps = lengths_of(arrays)
     if per_step is False and arrays[0].ndim == 1 and arrays[0].dtype.kind == "i":

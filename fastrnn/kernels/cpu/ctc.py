@@ -20,6 +20,8 @@ from ..._jit import kernel, loop
 from ..._math import exp
 from .extended import ABSENT, ZERO, exp_parts, parts, power
 
+NORMALIZE = 16  # steps until mantissas are brought back to [1, 2); a step takes them by at most a factor of 5 from there
+
 
 class Labellings(NamedTuple):
     """What is to be found in what: labels (B, S), counts (B,) of them valid, in steps (B,) of the logits; int64."""
@@ -32,7 +34,7 @@ class Labellings(NamedTuple):
 class Scratch(NamedTuple):
     """Working memory of one task, float64; flat, because its sequences differ in size."""
 
-    rows: np.ndarray  # T + 1 rows of cells on the way forward, two on the way back, and one whose first array is for `_gaps`
+    rows: np.ndarray  # T + 1 rows of cells on the way forward, two on the way back, and one for occupancies and sums
     symbols: np.ndarray  # (T + 1, O): exp(z - max z) of every step; the last row is for sums
     totals: np.ndarray  # (T,): their sums
 
@@ -55,7 +57,6 @@ def ctc(first, last, logits, labellings, blank, scale, losses, gradient, scratch
             T, S, O = steps[b], counts[b], logits.shape[2]
             rows = scratch.rows[: (T + 4) * 6 * (S + 2)].reshape(T + 4, 6, S + 2)
             symbols = scratch.symbols[: (T + 1) * O].reshape(T + 1, O)
-            _gaps(labels[b, :S], rows[T + 3, 0])
             losses[b] = _forward(logits, b, labels[b, :S], blank, rows, symbols, scratch.totals)
             if losses[b] != np.inf:
                 _backward(b, labels[b, :S], blank, rows, symbols, scratch.totals, scale[b], gradient)
@@ -76,8 +77,8 @@ def _forward(logits, b, labels, blank, rows, symbols, totals):
         for j in range(labels.shape[0]):
             row[4, 1 + j] = z[labels[j]]
         _emissions(top, row[4], row[5])
-        _arrive(rows[t], rows[T + 3, 0], 0, row)
-        _emit(row, row)
+        _arrive(rows[t], labels, 0, row)
+        _emit(row, t, row)
     m, n = _probability(rows)
     if n < ZERO and not math.isnan(logarithms):
         return np.inf
@@ -89,18 +90,18 @@ def _backward(b, labels, blank, rows, symbols, totals, scale, gradient):
     """scale (softmax(z) - the probability, given the labelling, that its alignment is at the symbol), at every step."""
     T, S = rows.shape[0] - 4, labels.shape[0]
     m, n = _probability(rows)
-    later, now, occupancy, sums = rows[T + 1], rows[T + 2], rows[T + 3, 1], rows[T + 3, 2]
+    later, now, occupancy, sums = rows[T + 1], rows[T + 2], rows[T + 3, 0], rows[T + 3, 1]
     _begin(S, later)
     for t in range(T - 1, -1, -1):
         difference = symbols[t]  # times the total of the row, until it is stored
-        _arrive(later, rows[T + 3, 0], 1, now)
+        _arrive(later, labels, 1, now)
         _meet(rows[t + 1, 0], rows[t + 1, 1], now[0], now[1], n, totals[t] / m, occupancy[: S + 1])
         difference[blank] -= _sum(occupancy[: S + 1], sums)
         _meet(rows[t + 1, 2], rows[t + 1, 3], now[2], now[3], n, totals[t] / m, occupancy)
         for j in range(S):
             difference[labels[j]] -= occupancy[1 + j]
         _scale(difference, scale / totals[t], gradient[t, b])
-        _emit(rows[t + 1], now)
+        _emit(rows[t + 1], t, now)
         now, later = later, now
 
 
@@ -126,34 +127,34 @@ def _begin(j, row):
 
 
 @loop
-def _gaps(labels, gap):
-    """gap[j]: the exponent of what passes directly between labels j and j + 1: of nothing, if they are the same."""
-    gap[0] = gap[labels.shape[0]] = 0.0  # to and from the absent labels
-    for j in range(1, labels.shape[0]):
-        gap[j] = ABSENT if labels[j] == labels[j - 1] else 0.0
+def _arrive(old, labels, back, new):
+    """A step's transitions, before the symbols' probabilities: to later cells (back = 0), or with time reversed (back = 1).
 
-
-@loop
-def _arrive(old, gap, back, new):
-    """A step's transitions, before the symbols' probabilities: to later cells (back = 0), or with time reversed (back = 1)."""
-    S = old.shape[1] - 2
-    blank, label = old[:2, : S + 1], old[2:]
-    _higher(blank[1], label[1, back : back + S + 1], new[1, : S + 1])
-    _add(blank[0], blank[1], label[0, back : back + S + 1], label[1, back : back + S + 1], new[1, : S + 1], new[0, : S + 1])
-    own, near, far = label[:, 1 : S + 1], blank[:, back : back + S], label[:, 2 * back : 2 * back + S]
-    gap, n = gap[back : back + S], new[3, 1 : S + 1]
-    _highest(own[1], near[1], far[1], gap, n)
-    _add_three(own[0], own[1], near[0], near[1], far[0], far[1], gap, n, new[2, 1 : S + 1])
+    What comes to a blank is of that blank and of the label on one side; that and the label on its other side come to the latter.
+    """
+    S, r = labels.shape[0], back
+    _higher(old[1, : S + 1], old[3, r : r + S + 1], new[1, : S + 1])  # all in slices of one row: LLVM sees that they are contiguous
+    _add(old[0, : S + 1], old[1, : S + 1], old[2, r : r + S + 1], old[3, r : r + S + 1], new[1, : S + 1], new[0, : S + 1])
+    _higher(old[3, 1 : S + 1], new[1, r : r + S], new[3, 1 : S + 1])
+    _add(old[2, 1 : S + 1], old[3, 1 : S + 1], new[0, r : r + S], new[1, r : r + S], new[3, 1 : S + 1], new[2, 1 : S + 1])
+    for j in range(1, S):
+        if labels[j] == labels[j - 1]:  # nothing comes from a label to its repetition: of the blank between them alone
+            k = j if back else j + 1
+            new[3, k] = max(old[3, k], old[1, j])
+            new[2, k] = old[2, k] * power(old[3, k] - new[3, k]) + old[0, j] * power(old[1, j] - new[3, k])
     new[2, 0] = new[2, S + 1] = 1.0
     new[3, 0] = new[3, S + 1] = ABSENT
 
 
 @loop
-def _emit(emitted, row):
-    """Times what `emitted`, a row, says the step gives to each cell's symbol."""
+def _emit(emitted, t, row):
+    """Times what `emitted`, a row, says that step t gives to each cell's symbol."""
     S = row.shape[1] - 2
     _multiply_each(emitted[4, 1 : S + 1], emitted[5, 1 : S + 1], row[2, 1 : S + 1], row[3, 1 : S + 1])
     _multiply(emitted[4, 0], emitted[5, 0], row[0, : S + 1], row[1, : S + 1])
+    if t % NORMALIZE == 0:
+        _normalize(row[0, : S + 1], row[1, : S + 1])
+        _normalize(row[2], row[3])
 
 
 # Loops over cells or symbols ----------------------------------------------------------------------------------------
@@ -236,31 +237,24 @@ def _add(am, an, bm, bn, n, m):
 
 
 @loop
-def _highest(an, bn, cn, gap, n):
-    for j in range(n.shape[0]):
-        c = cn[j] + gap[j]
-        higher = an[j] if an[j] > bn[j] else bn[j]
-        n[j] = higher if higher > c else c
-
-
-@loop
-def _add_three(am, an, bm, bn, cm, cn, gap, n, m):
-    for j in range(m.shape[0]):
-        m[j] = am[j] * power(an[j] - n[j]) + bm[j] * power(bn[j] - n[j]) + cm[j] * power(cn[j] + gap[j] - n[j])
-
-
-@loop
 def _multiply_each(um, un, m, n):
     for j in range(m.shape[0]):
-        m[j], k = parts(m[j] * um[j])
-        n[j] += un[j] + k
+        m[j] *= um[j]
+        n[j] += un[j]
 
 
 @loop
 def _multiply(um, un, m, n):
     for j in range(m.shape[0]):
-        m[j], k = parts(m[j] * um)
-        n[j] += un + k
+        m[j] *= um
+        n[j] += un
+
+
+@loop
+def _normalize(m, n):
+    for j in range(m.shape[0]):
+        m[j], k = parts(m[j])
+        n[j] += k
 
 
 @loop
