@@ -15,6 +15,7 @@ from ._jit import cache_folder
 from ._threads import get_num_threads
 from ._version import __version__
 from .cells import CELLS
+from .forcing import FreeRunning
 from .kernels.cpu.product import VECTOR_BYTES
 from .layers.feedforward import Embedding, Linear
 from .layers.recurrent import Recurrent
@@ -88,6 +89,8 @@ def _jobs(cells: list[str], dtype: str) -> Iterator[tuple[str, Callable[[], obje
     """What to compile, as small runs of it: everything that `fit` needs with the cells' default options."""
     for cell in cells:
         yield f"{cell} {dtype}", lambda cell=cell: _run_cell(cell, dtype)
+    for cell in cells:
+        yield f"closed loop of one {cell} layer {dtype}", lambda cell=cell: _run_closed(cell, dtype)
     yield f"Linear and Embedding {dtype}", lambda: _gradient(Embedding(2, 1, dtype=dtype), Linear(1, 2, dtype=dtype))
     for loss in (losses.CrossEntropy(), losses.BinaryCrossEntropy(), losses.MeanSquaredError()):
         yield f"{type(loss).__name__} {dtype}", lambda loss=loss: _run_loss(loss, dtype)
@@ -103,6 +106,16 @@ def _run_cell(cell: str, dtype: str) -> None:
     y, _, tape = network.forward(np.zeros((1, 1, 1), dtype))
     network.backward(tape, np.ones_like(y))
     network(np.zeros((1, 1, 1), dtype))
+
+
+def _run_closed(cell: str, dtype: str) -> None:
+    """What generation, beam search and training on own outputs compile, of one recurrent layer and its readout."""
+    layers, x = (Recurrent(cell, 1, 1, dtype=dtype), Linear(1, 1, dtype=dtype)), np.zeros((2, 1, 1), dtype)
+    model = Model(*layers, loss=losses.MeanSquaredError(), readout="every")
+    model.gradient(x, x, forcing=FreeRunning())
+    model.generate(x, 1)
+    symbols = Model(*layers, loss=losses.CrossEntropy(), readout="every")
+    symbols.beam_search(x, 1, 1)
 
 
 def _gradient(*layers) -> None:

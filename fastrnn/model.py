@@ -209,6 +209,11 @@ class Model:
         -------
         Generated
 
+        Notes
+        -----
+        The first call compiles the loop for this kind of layers (some seconds; kept on disk; ``fastrnn warmup`` does it ahead of time for
+        one recurrent layer and its readout).
+
         Examples
         --------
         >>> import numpy as np, fastrnn as fr
@@ -236,7 +241,8 @@ class Model:
 
         Notes
         -----
-        Ranked by total log probability, which falls with every symbol: divide by `Beams.lengths` to compare lengths fairly.
+        Ranked by total log probability, which falls with every symbol: divide by `Beams.lengths` to compare lengths fairly. The first call
+        compiles, as that of `generate` does.
 
         Examples
         --------
