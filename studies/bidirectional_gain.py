@@ -388,7 +388,7 @@ def draw_accuracy(ax, rows: list, settings: dict) -> None:
         line = slice(int(small), len(own) - 1)
         ax.plot(x[line], value[line], color=colour, linewidth=0.8)
     ticks = ["small"] * small + [f"{d:g}" for d in delays] + ["both\nways"]
-    ax.set_xticks(range(len(ticks)), ticks)
+    ax.set_xticks(range(len(ticks)), ticks, fontsize=7)
     ax.axvline(len(ticks) - 1.5, color="0.8", linewidth=0.6)
     if small:
         ax.axvline(0.5, color="0.8", linewidth=0.6)
