@@ -121,8 +121,9 @@ def bound(terms: np.ndarray, beta: float, first: int, windows, norms) -> np.ndar
 
 
 def descend(model: fr.Model, task, settings: dict, bptt) -> Iterator[float]:
-    """Train on fresh sequences (Adam, the norm clipped to 1), one update a batch; the loss of each."""
-    optimizer, rng = fr.Adam(settings["learning_rate"], clip_norm=1.0), np.random.default_rng((settings["seed"], 2))
+    """Train on fresh sequences (Adam, its rate falling to 0, the norm clipped to 1), one update a batch; the loss of each."""
+    rate = fr.schedules.CosineDecay(settings["learning_rate"], settings["updates"])
+    optimizer, rng = fr.Adam(rate, clip_norm=1.0), np.random.default_rng((settings["seed"], 2))
     state = optimizer.init(model.params)
     for _ in range(settings["updates"]):
         for step in model.passes(*task.sample(settings["batch"], rng), bptt=bptt):
