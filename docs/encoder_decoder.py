@@ -1,4 +1,4 @@
-"""A network reads, another writes [Goodfellow et al. 2016, section 10.4]: backwards, and numbers in words. ``python encoder_decoder.py``."""
+"""A network reads, another writes [Goodfellow et al. 2016, section 10.4]: backwards, or numbers in words. ``python encoder_decoder.py``"""
 
 import numpy as np
 

@@ -50,7 +50,9 @@ def entering(model, forcing, x, target, rng, update: int) -> Drawn | Pull | None
     T, B = x.shape[:2]
     # a child of its own: the generator's other draws, dropout masks, are what they are without forcing
     coins, symbols = (0, 0) if rng is None else rng.spawn(1)[0].integers(2**63, size=2)
-    own = forcing.own(T, B, int(coins), update)
+    own = np.ascontiguousarray(forcing.own(T, B, int(coins), update))
+    if own.shape != (T, B) or own.dtype != bool:
+        raise ValueError(f"forcing: own() is required to return bool of shape ({T}, {B}); got {own.dtype} of shape {own.shape}")
     if not own.any():
         return None
     return Drawn(KINDS[feed], own, uniforms(int(symbols), T, B), 0.0 if feed == "argmax" else 1.0)

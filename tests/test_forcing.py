@@ -275,6 +275,15 @@ def test_bad_input_is_named(make, message):
         make()
 
 
+def test_a_forcing_of_ones_own_is_checked():
+    class Wrong(fr.forcing.Forcing):
+        def own(self, T, B, key, update):
+            return np.ones((T + 1, B), bool)
+
+    with pytest.raises(ValueError, match=r"own\(\) is required to return bool of shape"):
+        gradient(values(), SERIES, VALUES, Wrong())
+
+
 @pytest.mark.parametrize(
     ("layers", "options", "message"),
     [
