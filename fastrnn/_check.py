@@ -112,5 +112,20 @@ def lengths(value, T: int, B: int) -> np.ndarray:
     return integers("lengths", value, (B,), 0, T, meaning="(one length a sequence)")
 
 
+def sizes(value, R: int, C: int, B: int) -> np.ndarray:
+    """Rows and columns of each image, (B, 2) int64 from (1, 1) to (R, C); all (R, C) where `value` is None."""
+    if value is None:
+        return np.tile(np.array([R, C], np.int64), (B, 1))
+    result = integers("sizes", value, (B, 2), 0, max(R, C), meaning="(rows and columns of each image)")
+    wrong = ((result < 1) | (result > (R, C))).any(axis=1)
+    if wrong.any():
+        b = int(wrong.argmax())
+        raise ValueError(
+            f"sizes: from 1 to {R} rows and from 1 to {C} columns are required; got {result[b, 0]} and {result[b, 1]} for image {b}. "
+            "Leave empty images out"
+        )
+    return result
+
+
 def _words(shape: tuple) -> str:
     return "(" + ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "") + ")"
