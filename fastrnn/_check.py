@@ -116,7 +116,8 @@ def sizes(value, R: int, C: int, B: int) -> np.ndarray:
     """Rows and columns of each image, (B, 2) int64 from (1, 1) to (R, C); all (R, C) where `value` is None."""
     if value is None:
         return np.tile(np.array([R, C], np.int64), (B, 1))
-    result = integers("sizes", value, (B, 2), 0, max(R, C), meaning="(rows and columns of each image)")
+    any_int64 = np.iinfo(np.int64)
+    result = integers("sizes", value, (B, 2), any_int64.min, any_int64.max, meaning="(rows and columns of each image)")
     wrong = ((result < 1) | (result > (R, C))).any(axis=1)
     if wrong.any():
         b = int(wrong.argmax())

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from . import _check, io
+from . import _check, _extent, io
 from ._interrupts import Shield
 from ._params import Params
 from ._progress import Progress
@@ -339,14 +339,14 @@ def _evaluate(model, data: Source) -> dict[str, float]:
 
 def _weight(readout: str, batch) -> float:
     """The sum of the weights of the batch's valid targets."""
-    T, B = np.shape(batch.x)[:2]
-    weights = np.ones(B) if batch.weights is None else np.asarray(batch.weights, float)
+    shape = np.shape(batch.x)[: 3 if np.ndim(batch.x) == 4 else 2]
+    weights = np.ones(shape[-1]) if batch.weights is None else np.asarray(batch.weights, float)
     if readout != "every":
         return float(weights.sum())
-    lengths = np.full(B, T) if batch.lengths is None else np.asarray(batch.lengths)
+    extent = _extent.checked(batch.lengths, shape)
     if weights.ndim == 1:
-        return float(weights @ lengths)
-    return float(weights.sum(where=np.arange(T)[:, None] < lengths))
+        return float(weights @ _extent.counts(extent))
+    return float(weights.sum(where=_extent.valid(extent, shape)))
 
 
 def _check_like(name: str, value, array: np.ndarray) -> np.ndarray:

@@ -72,7 +72,8 @@ def network(cell, params, x, sizes=None, *, options=None, corner="top_left", mer
                     row = rows - 1 - i if name.startswith("bottom") else i
                     column = columns - 1 - j if name.endswith("right") else j
                     at = {key: array[..., k, row, column, b, :] for key, array in (nudges or {}).items()}
-                    new, inner = step(cell, options or {}, own, x[..., row, column, b, :], states.get((i - 1, j)), states.get((i, j - 1)), at)
+                    up, left = states.get((i - 1, j)), states.get((i, j - 1))
+                    new, inner = step(cell, options or {}, own, x[..., row, column, b, :], up, left, at)
                     states[i, j] = tuple(s + at.get(key, 0) for key, s in zip(STATES[cell], new))
                     y[..., k, row, column, b, :] = states[i, j][0]
                     for key, value in (inner | dict(zip(STATES[cell], states[i, j]))).items() if details else ():

@@ -245,9 +245,8 @@ def make_backward(cell):
     @loop
     def units(saved, up, left, has_up, has_left, s_new, ds, da, ds_up, ds_left):
         for j in range(ds_up.shape[1]):
-            gates, above, beside = step_backward(
-                take_saved(saved, j), take_states(up, j), take_states(left, j), (has_up, has_left), take_states(s_new, j), take_states(ds, j)
-            )
+            near, there = (take_states(up, j), take_states(left, j)), (has_up, has_left)
+            gates, above, beside = step_backward(take_saved(saved, j), *near, there, take_states(s_new, j), take_states(ds, j))
             put_gates(da, j, gates)
             put_states(ds_up, j, above)
             put_states(ds_left, j, beside)
