@@ -22,6 +22,8 @@ from .cells import CELLS as CELLS
 from .cells import Cell as Cell
 from .cells import Slot as Slot
 from .cells import both as both
+from .cells2d import CELLS2D as CELLS2D
+from .cells2d import Cell2D as Cell2D
 from .ctc import CTC as CTC
 from .decode import Beams as Beams
 from .decode import Generated as Generated
@@ -50,6 +52,8 @@ from .layers.networks import Leaky as Leaky
 from .layers.recurrent import Gradients as Gradients
 from .layers.recurrent import Recurrent as Recurrent
 from .layers.recurrent import Tape as Tape
+from .layers.recurrent2d import Recurrent2D as Recurrent2D
+from .layers.recurrent2d import Tape2D as Tape2D
 from .losses import BinaryCrossEntropy as BinaryCrossEntropy
 from .losses import CrossEntropy as CrossEntropy
 from .losses import MeanSquaredError as MeanSquaredError

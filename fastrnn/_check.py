@@ -131,5 +131,21 @@ def is_ragged(value) -> bool:
     return isinstance(value, (list, tuple)) and len({len(row) if np.iterable(row) else -1 for row in value}) > 1
 
 
+def sizes(value, R: int, C: int, B: int) -> np.ndarray:
+    """Rows and columns of each image, (B, 2) int64 from (1, 1) to (R, C); all (R, C) where `value` is None."""
+    if value is None:
+        return np.tile(np.array([R, C], np.int64), (B, 1))
+    any_int64 = np.iinfo(np.int64)
+    result = integers("sizes", value, (B, 2), any_int64.min, any_int64.max, meaning="(rows and columns of each image)")
+    wrong = ((result < 1) | (result > (R, C))).any(axis=1)
+    if wrong.any():
+        b = int(wrong.argmax())
+        raise ValueError(
+            f"sizes: from 1 to {R} rows and from 1 to {C} columns are required; got {result[b, 0]} and {result[b, 1]} for image {b}. "
+            "Leave empty images out"
+        )
+    return result
+
+
 def _words(shape: tuple) -> str:
     return "(" + ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "") + ")"

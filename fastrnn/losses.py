@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
-from . import _check
+from . import _check, _extent
 from ._jit import kernel
 from ._math import exp
 
@@ -18,8 +18,8 @@ from ._math import exp
 class Loss(ABC):
     """A mean over targets: sum of weight times loss, over the sum of the weights.
 
-    Predictions are (B, O), one a sequence, or (T, B, O), one a step. A loss of one's own defines `_target` and `_mean`
-    (and `metrics`, if it has any).
+    Predictions are (B, O), one a sequence, (T, B, O), one a step, or (R, C, B, O), one a pixel. A loss of one's own defines
+    `_target` and `_mean` (and `metrics`, if it has any).
 
     Attributes
     ----------
@@ -39,14 +39,14 @@ class Loss(ABC):
 
         Parameters
         ----------
-        prediction : ndarray, shape (B, O) or (T, B, O)
+        prediction : ndarray, shape (B, O), (T, B, O) or (R, C, B, O)
             float32 or float64; other real types become float64.
         target : ndarray
             Labels or values, one for each prediction: see the loss.
         lengths : ndarray of int, shape (B,), optional
             Steps t >= lengths[b] of a (T, B, O) prediction do not count: prediction, target and weight may be anything
-            there, NaN included. A (B, O) prediction has no steps to leave out.
-        weights : ndarray, shape (B,) or (T, B), optional
+            there, NaN included. A (B, O) prediction has no steps to leave out. For images the rows and columns of each, (B, 2).
+        weights : ndarray, shape (B,), (T, B) or (R, C, B), optional
             What each sequence, or each step, counts; 0 or more, and 0 is as good as absent. All 1 by default.
 
         Returns
@@ -79,7 +79,7 @@ class Loss(ABC):
         return f"{type(self).__name__}()"
 
     def _checked(self, prediction, target, lengths, weights):
-        """The three as arrays: (B, O) or (T, B, O); the target's own rows; (N,), 0 where nothing counts."""
+        """The three as arrays: (B, O), (T, B, O) or (R, C, B, O); the target's own rows; (N,), 0 where nothing counts."""
         prediction = checked_prediction(prediction)
         weights = row_weights(prediction.shape[:-1], lengths, weights)
         return prediction, _own(self._target(prediction, target, weights)), weights
@@ -214,31 +214,30 @@ def _own(array: np.ndarray) -> np.ndarray:
 
 
 def checked_prediction(value) -> np.ndarray:
-    """(B, O) or (T, B, O), in float32 or float64."""
+    """(B, O), (T, B, O) or (R, C, B, O), in float32 or float64."""
     given = _array(value)
     dtype = given.dtype.name if given.dtype.name in _check.FLOATS else "float64"
-    shape = ("T", "B", "O") if given.ndim == 3 else ("B", "O")
-    prediction = _own(_check.array("prediction", given, shape, dtype, meaning="or (T, B, O)"))
+    shape = ("R", "C", "B", "O") if given.ndim == 4 else ("T", "B", "O") if given.ndim == 3 else ("B", "O")
+    prediction = _own(_check.array("prediction", given, shape, dtype, meaning="or (T, B, O) or (R, C, B, O)"))
     if prediction.shape[-1] == 0:
         raise ValueError(f"prediction: at least one output is required; got shape {prediction.shape}")
     return prediction
 
 
 def _rows(array: np.ndarray) -> np.ndarray:
-    """(B, O) or (T, B, O) as (N, O), a view."""
+    """(..., O) as (N, O), a view."""
     return array.reshape(-1, array.shape[-1])
 
 
 def row_weights(shape: tuple[int, ...], lengths, weights) -> np.ndarray:
-    """What each of the N rows counts, (N,) float64; `shape` is (B,) or (T, B)."""
+    """What each of the N rows counts, (N,) float64; `shape` is (B,), (T, B) or (R, C, B)."""
     result = np.ones(shape)
     if weights is not None:
         given = _array(weights)
-        wanted, words = (shape, "a step") if given.ndim == 2 and len(shape) == 2 else (shape[-1:], "a sequence")
+        wanted, words = (shape, "a step") if given.ndim == len(shape) > 1 else (shape[-1:], "a sequence")
         result *= _check.array("weights", given, wanted, "float64", meaning=f"(one {words})")
-    if len(shape) == 2:
-        T, B = shape
-        result[np.arange(T)[:, None] >= _check.lengths(lengths, T, B)] = 0.0
+    if len(shape) > 1:
+        result[~_extent.valid(_extent.checked(lengths, shape), shape)] = 0.0
     wrong = ~((result >= 0) & (result < np.inf))
     if wrong.any():
         raise ValueError(f"weights: finite numbers of at least 0 are required; got {result[wrong][0]}")

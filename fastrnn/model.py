@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import _check, _feedback, losses
+from . import _check, _extent, _feedback, losses
 from ._params import Params
 from .bptt import Full, Pass, Truncated
 from .cells import CELLS, Cell
+from .cells2d import CELLS2D, Cell2D
 from .ctc import CTC
 from .data.batches import Batch
 from .decode import Beams, Generated, beam_search, generate
@@ -20,11 +21,14 @@ from .layers.bidirectional import Bidirectional
 from .layers.delayed import Delayed
 from .layers.feedforward import Dropout, Embedding, Linear
 from .layers.recurrent import Recurrent
+from .layers.recurrent2d import Recurrent2D
 
 READOUTS = ("last", "every", "mean")
-LAYERS = {"Recurrent": Recurrent, "Bidirectional": Bidirectional, "Delayed": Delayed}
+LAYERS = {"Recurrent": Recurrent, "Bidirectional": Bidirectional, "Delayed": Delayed, "Recurrent2D": Recurrent2D}
 LAYERS |= {"Linear": Linear, "Embedding": Embedding, "Dropout": Dropout}
 LOSSES = losses.REGISTRY | {"CTC": CTC}
+MEMORY = (Network, Recurrent2D)
+KNOWN = {"Recurrent": CELLS, "Recurrent2D": CELLS2D}  # the built-in cells of each
 
 
 class Trace(NamedTuple):
@@ -44,8 +48,9 @@ class Model:
 
     Parameters
     ----------
-    *layers : Recurrent, Bidirectional, Delayed, Linear, Embedding, Dropout
-        The output of each is the input of the next. An Embedding comes first. All of one dtype.
+    *layers : Recurrent, Bidirectional, Delayed, Linear, Embedding, Dropout; or Recurrent2D, Linear, Dropout
+        The output of each is the input of the next. An Embedding comes first. All of one dtype. With Recurrent2D the data are images:
+        x (R, C, B, D), `lengths` the rows and columns of each, (B, 2), and a step is a pixel.
     loss : CrossEntropy, BinaryCrossEntropy, MeanSquaredError, CTC
     readout : {"last", "every", "mean"}
         What the layers after the last recurrent one see: its final state (of both directions, where it has two), its output at
@@ -78,8 +83,9 @@ class Model:
         self.layers, self.loss, self.readout = tuple(layers), loss, _check.choice("readout", readout, READOUTS)
         if loss.per_sequence and readout != "every":
             raise ValueError(f'readout: "every" is required with {type(loss).__name__}, which needs all steps; got {readout!r}')
-        self._recurrent = [layer for layer in layers if isinstance(layer, Network)]
-        memory = max((k for k, layer in enumerate(layers) if isinstance(layer, Network)), default=-1)
+        self._recurrent = [layer for layer in layers if isinstance(layer, MEMORY)]
+        self._images = any(isinstance(layer, Recurrent2D) for layer in layers)
+        memory = max((k for k, layer in enumerate(layers) if isinstance(layer, MEMORY)), default=-1)
         self._pool_at = max(1 + memory, int(isinstance(layers[0], Embedding)))  # how many layers stand before the readout
         self._check_layers()
         self.own(Params.join({str(k): layer.params for k, layer in enumerate(layers)})[0])
@@ -93,6 +99,8 @@ class Model:
 
     def _check_layers(self) -> None:
         size = None
+        if self._images and any(isinstance(layer, (Recurrent, Embedding)) for layer in self.layers):
+            raise ValueError("layers: Recurrent2D, Linear and Dropout are required of a model of images; got a Recurrent or an Embedding")
         for k, layer in enumerate(self.layers):
             if isinstance(layer, Embedding) and k:
                 raise ValueError(f"layers: an Embedding must be the first layer; got it at place {k}")
@@ -111,7 +119,10 @@ class Model:
     # Use
 
     def predict(self, x, lengths=None, state=None) -> np.ndarray:
-        """The output for x (T, B, D), or (T, B) integers: (B, O), or (T, B, O) with readout "every". Logits for the entropies."""
+        """The output for x (T, B, D), or (T, B) integers: (B, O), or (T, B, O) with readout "every". Logits for the entropies.
+
+        For images x (R, C, B, D), `lengths` (B, 2) their rows and columns: (B, O), or (R, C, B, O).
+        """
         x, lengths = self._inputs(x, lengths)
         return self._forward(x, lengths, state, None, record=False)[0]
 
@@ -151,10 +162,11 @@ class Model:
 
         Parameters
         ----------
-        x : array_like, shape (T, B, D), or (T, B) integers
-        target : array_like, shape (B,) or (B, O); with readout "every" (T, B) or (T, B, O); with CTC (B, S)
-        lengths : array_like of int, shape (B,), optional
-        weights : array_like, shape (B,) or (T, B), optional
+        x : array_like, shape (T, B, D), or (T, B) integers, or (R, C, B, D)
+        target : array_like, shape (B,) or (B, O); with readout "every" (T, B) or (T, B, O), or (R, C, B) or (R, C, B, O);
+            with CTC (B, S)
+        lengths : array_like of int, shape (B,), or (B, 2) for images, optional
+        weights : array_like, shape (B,), (T, B) or (R, C, B), optional
         state : tuple, optional
             `Pass.state` of an earlier call; zero, or learned, without it.
         bptt : Full or Truncated, optional
@@ -167,11 +179,15 @@ class Model:
         """
         x, lengths = self._inputs(x, lengths)
         target = _check.labels("target", target, x.shape[1]) if self.loss.per_sequence else np.asarray(target)
-        if self.readout == "every" and not self.loss.per_sequence and target.shape[:2] != x.shape[:2]:
-            raise ValueError(f'target: shape ({x.shape[0]}, {x.shape[1]}, ...) is required with readout="every"; got {target.shape}')
-        weights = None if weights is None else np.asarray(weights)
+        shape = x.shape[: 3 if self._images else 2]
+        if self.readout == "every" and not self.loss.per_sequence and target.shape[: len(shape)] != shape:
+            wanted = ", ".join(map(str, shape))
+            raise ValueError(f'target: shape ({wanted}, ...) is required with readout="every"; got {target.shape}')
+        weights, bptt = None if weights is None else np.asarray(weights), bptt or Full()
+        if self._images and bptt != Full():
+            raise ValueError(f"bptt: Full() without memory= or clip= is required for a network over a grid; got {bptt}")
         entering = _feedback.entering(self, forcing, x, target, rng, update)
-        yield from (bptt or Full()).passes(self, Batch(x, target, lengths, weights), state, rng, entering)
+        yield from bptt.passes(self, Batch(x, target, lengths, weights), state, rng, entering)
 
     def generate(
         self, prefix, steps: int, *, lengths=None, inputs=None, state=None, temperature=1.0, top_k=None, top_p=1.0, stop=None, seed=0
@@ -267,7 +283,7 @@ class Model:
         return {"layers": layers, "loss": self.loss.config(), "readout": self.readout}
 
     @classmethod
-    def from_config(cls, config: dict, cells: dict[str, Cell] | None = None) -> "Model":
+    def from_config(cls, config: dict, cells: dict[str, Cell | Cell2D] | None = None) -> "Model":
         """The model that `config` describes; `cells` gives by name the cells that are not built in."""
         layers = [_layer(entry, cells or {}) for entry in config["layers"]]
         return cls(*layers, loss=losses.from_config(config["loss"], LOSSES), readout=config["readout"])
@@ -294,20 +310,23 @@ class Model:
             x = _cleared(x, lengths)
             return _check.integers("x", x, x.shape, 0, first.num_symbols - 1, meaning="(symbols)"), lengths
         size = next((layer.input_size for layer in self.layers if hasattr(layer, "input_size")), "D")
-        x = _check.array("x", x, ("T", "B", size), self.dtype, meaning="(steps, batch, features)")
-        lengths = _check.lengths(lengths, *x.shape[:2])
-        return (x if isinstance(first, Network) else _cleared(x, lengths)), lengths
+        if self._images:
+            x = _check.array("x", x, ("R", "C", "B", size), self.dtype, meaning="(rows, columns, images, channels)")
+        else:
+            x = _check.array("x", x, ("T", "B", size), self.dtype, meaning="(steps, batch, features)")
+        lengths = _extent.checked(lengths, x.shape[:-1])
+        return (x if isinstance(first, MEMORY) else _cleared(x, lengths)), lengths
 
     def _target_weight(self, batch: Batch) -> float:
         """The sum of the weights of the batch's valid targets."""
-        T, B = np.shape(batch.x)[:2]
-        weights = np.ones(B) if batch.weights is None else np.asarray(batch.weights, float)
+        shape = np.shape(batch.x)[: 3 if self._images else 2]
+        weights = np.ones(shape[-1]) if batch.weights is None else np.asarray(batch.weights, float)
         if self.readout != "every" or self.loss.per_sequence:
             return float(weights.sum())
-        lengths = np.full(B, T) if batch.lengths is None else np.asarray(batch.lengths)
+        extent = _extent.checked(batch.lengths, shape)
         if weights.ndim == 1:
-            return float(weights @ lengths)
-        return float(weights.sum(where=np.arange(T)[:, None] < lengths))
+            return float(weights @ _extent.counts(extent))
+        return float(weights.sum(where=_extent.valid(extent, shape)))
 
     def _check_causal(self) -> None:
         if self.loss.per_sequence:
@@ -345,6 +364,8 @@ class Model:
         count = len(self._recurrent)
         if state is None:
             return (None,) * count
+        if self._images:
+            raise ValueError("state: None is required for a network over a grid, where a run begins with nothing; got a state")
         if not isinstance(state, tuple) or len(state) != count:
             raise ValueError(f"state: a tuple of {count} states, one a recurrent layer, is required; got {type(state).__name__}")
         return state
@@ -361,7 +382,7 @@ class Model:
 
     def _forward(self, x, lengths, state, rng, *, memory=None, masks=None, head=None, record=True, pull=None):
         """(prediction, trace, state). `head`: (sum of outputs, steps) of a part of the sequences already read."""
-        states, tapes, finals, drawn, shape, counted = self._states(state), [], [], [], None, lengths
+        states, tapes, finals, drawn, shape, counted = self._states(state), [], [], [], None, _extent.counts(lengths)
         if self._pool_at == 0:
             x, shape, counted = self._pool(x, lengths, (), head)
         for k, layer in enumerate(self.layers):
@@ -375,6 +396,9 @@ class Model:
                 else:
                     (x, final), tape = layer(x, states[n], lengths=lengths), None
                 finals.append(final)
+            elif isinstance(layer, Recurrent2D):
+                x, final, tape = layer.forward(x, sizes=lengths) if record else (*layer(x, sizes=lengths), None)
+                finals.append(final)
             else:
                 x, tape = layer.forward(x, rng=rng)
             tapes.append(tape)
@@ -384,11 +408,12 @@ class Model:
 
     def _pool(self, y, lengths, finals, head):
         """What the readout sees of y (T, B, F), the shape of y, and how many steps a mean was over."""
+        counted = _extent.counts(lengths)
         if self.readout == "every":
-            return y, y.shape, lengths
+            return y, y.shape, counted
         if self.readout == "last":
-            return (self._recurrent[-1].final_output(finals[-1]) if finals else _last_valid(y, lengths)), y.shape, lengths
-        total, counted = _valid_sum(y, lengths), lengths
+            return (self._recurrent[-1].final_output(finals[-1]) if finals else _last_valid(y, lengths)), y.shape, counted
+        total = _valid_sum(y, lengths)
         if head is not None:
             total, counted = total + head[0], lengths + head[1]
         return total / np.maximum(counted, 1).astype(y.dtype)[:, None], y.shape, counted
@@ -403,7 +428,11 @@ class Model:
             layer = self.layers[k]
             if k + 1 == self._pool_at:
                 dy, dstates = self._unpool(trace, dy, dstates)
-            if isinstance(layer, Network):
+            if isinstance(layer, Recurrent2D):
+                g = layer.backward(trace.tapes[k], dy, dstates.pop())
+                own[k] += g.params.flat
+                dy = g.x
+            elif isinstance(layer, Network):
                 g = layer.backward(trace.tapes[k], dy, dstates.pop(), clip=clip, begin=begin)
                 own[k] += g.params.flat
                 dy = g.x
@@ -427,19 +456,19 @@ class Model:
         if self.readout == "last" and self._recurrent:
             top = self._recurrent[-1].final_output_backward(trace.finals[-1], dy)
             return None, dstates[:-1] + [top if dstates[-1] is None else _add(dstates[-1], top)]
-        T, at = trace.shape[0], np.arange(trace.shape[0])[:, None]
         if self.readout == "last":
+            T, at = trace.shape[0], np.arange(trace.shape[0])[:, None]
             chosen = (at == np.where(trace.lengths > 0, trace.lengths - 1, T)).astype(dy.dtype)
             return chosen[:, :, None] * dy, dstates
-        share = (at < trace.lengths) / np.maximum(trace.counted, 1)
-        return share.astype(dy.dtype)[:, :, None] * dy, dstates
+        share = _extent.valid(trace.lengths, trace.shape[:-1]) / np.maximum(trace.counted, 1)
+        return share.astype(dy.dtype)[..., None] * dy, dstates
 
 
 def _layer(entry: dict, cells: dict[str, Cell]):
     """The layer that an entry of a configuration describes."""
     options = {name: value for name, value in entry.items() if name != "kind"}
     kind = _check.choice("kind", entry.get("kind"), LAYERS)
-    if kind == "Recurrent" and options["cell"] not in CELLS:
+    if kind in KNOWN and options["cell"] not in KNOWN[kind]:
         if options["cell"] not in cells:
             raise ValueError(f"cells: a cell named {options['cell']!r} is required, which is not built in; got {list(cells)}")
         options["cell"] = cells[options["cell"]]
@@ -454,18 +483,18 @@ def _add(a, b):
 
 
 def _cleared(x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """x (T, B, ...) with 0 beyond each sequence's end."""
-    if (lengths == x.shape[0]).all():
+    """x (T, B, ...) with 0 beyond each sequence's end, or (R, C, B, ...) beyond each image's size."""
+    valid = _extent.valid(lengths, x.shape[: 2 if lengths.ndim == 1 else 3])
+    if valid.all():
         return x
-    valid = np.arange(x.shape[0])[:, None] < lengths
-    return np.where(valid.reshape(valid.shape + (1,) * (x.ndim - 2)), x, np.zeros((), x.dtype))
+    return np.where(valid.reshape(valid.shape + (1,) * (x.ndim - valid.ndim)), x, np.zeros((), x.dtype))
 
 
 def _valid_sum(y: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Sum of y (T, B, F) over each sequence's valid steps, in the order of time, whatever else is in the batch."""
-    total = np.zeros(y.shape[1:], y.dtype)
-    for t in range(y.shape[0]):
-        total += np.where((t < lengths)[:, None], y[t], 0)
+    """Sum of y (T, B, F) or (R, C, B, F) over each entry's valid steps, in the order of time, whatever else is in the batch."""
+    valid, total = _extent.valid(lengths, y.shape[:-1]).reshape(-1, y.shape[-2]), np.zeros(y.shape[-2:], y.dtype)
+    for t, step in enumerate(y.reshape(-1, *y.shape[-2:])):
+        total += np.where(valid[t][:, None], step, 0)
     return total
 
 

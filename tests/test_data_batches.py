@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastrnn.data import Adding, Batches, Stream, TextBatches, as_batch, pad, stream, windows
+from fastrnn.data import Adding, Batches, Stream, TextBatches, as_batch, pad, pad_images, stream, windows
 
 
 def numbered(lengths, features=2):
@@ -401,3 +401,65 @@ class TestTextBatches:
     def test_refuses(self, arguments, error, message):
         with pytest.raises(error, match=message):
             TextBatches(*arguments)
+
+
+class TestImages:
+    PICTURES = [[[1.0, 2.0, 3.0]], [[4.0], [5.0]], [[6.0, 7.0], [8.0, 9.0]]]
+
+    def test_padding(self):
+        x, sizes = pad_images(self.PICTURES)
+        assert x.shape == (2, 3, 3) and sizes.tolist() == [[1, 3], [2, 1], [2, 2]]
+        assert x[:, :, 1].tolist() == [[4, 0, 0], [5, 0, 0]]
+        assert pad_images([np.ones((2, 3, 4), "f4"), np.ones((3, 1, 4))])[0].shape == (3, 3, 2, 4)
+
+    @pytest.mark.parametrize(
+        ("value", "message"),
+        [
+            ([], "images: a list of at least one array is required; got an empty one"),
+            (np.zeros((2, 3, 4)), "images: a list .*got ndarray"),
+            ([[1.0]], r"images\[0\]: shape \(R_i, C_i\).*got \(1,\)"),
+            ([np.zeros((2, 0))], r"no size of it 0, is required; got \(2, 0\)"),
+            ([np.zeros((2, 2, 1)), np.zeros((2, 2))], r"images\[1\]: shape \(R_i, C_i, 1\).*got \(2, 2\)"),
+        ],
+    )
+    def test_refuses(self, value, message):
+        with pytest.raises((TypeError, ValueError), match=message):
+            pad_images(value)
+
+    def test_batches_have_the_images_that_belong_to_the_targets(self):
+        rng = np.random.default_rng(0)
+        sizes = rng.integers(1, 7, size=(30, 2))
+        pictures = [np.full((*size, 2), float(n)) for n, size in enumerate(sizes)]
+        x, found = pad_images(pictures)
+        every = np.broadcast_to(np.arange(30), (*x.shape[:2], 30))
+        for bucket in (False, True):
+            seen = []
+            for target, per_pixel in ((np.arange(30), False), (every, True)):
+                batches = Batches(x, target, found, weights=np.arange(30.0), batch_size=4, bucket=bucket)
+                for batch in batches.epoch(1):
+                    numbers = batch.target[0, 0] if per_pixel else batch.target
+                    assert batch.x.shape == (*sizes[numbers].max(axis=0), len(numbers), 2)
+                    np.testing.assert_array_equal(batch.lengths, sizes[numbers])
+                    np.testing.assert_array_equal(batch.weights, numbers)
+                    for b, n in enumerate(numbers):
+                        rows, columns = sizes[n]
+                        image = batch.x[:, :, b]
+                        assert (image[:rows, :columns] == n).all() and not image[rows:].any() and not image[:, columns:].any()
+                    seen += numbers.tolist()
+            assert sorted(seen) == sorted([*range(30)] * 2)
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (((2, 3, 4, 1), [0, 1, 2]), r"target: shape \(4,\) or \(4, O\), one an image, or \(2, 3, 4\) or \(2, 3, 4, O\), one a pixel"),
+            (((2, 3, 4, 1), [0] * 4, [1, 2, 3, 4]), r"sizes: shape \(4, 2\)"),
+            (((2, 3, 4, 1), [0] * 4, [[1, 4]] * 4), "sizes: from 1 to 2 rows and from 1 to 3 columns.*got 1 and 4 for image 0"),
+            (((2, 3, 4, 1), [0] * 4, None, np.ones((2, 3))), r"weights: shape \(4,\), one an image, or \(2, 3, 4\), one a pixel"),
+            (((2, 3, 4, 1, 1), [0] * 4), r"x: shape \(T, N, D\), \(R, C, N, D\) for images"),
+        ],
+    )
+    def test_refuses_images(self, arguments, message):
+        shape, *rest = arguments
+        for make in (Batches, lambda *given: as_batch(given)):
+            with pytest.raises(ValueError, match=message):
+                make(np.zeros(shape), *rest)

@@ -1,8 +1,10 @@
 """Real data: what comes is what the archives say, and files that are not what they should be are told so."""
 
 import ast
+import gzip
 import importlib.machinery
 import importlib.util
+import struct
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +19,7 @@ from fastrnn.data import (
     digits,
     english_text,
     japanese_vowels,
+    mnist,
     ocr_letters,
     plaid,
     santafe_laser,
@@ -344,3 +347,61 @@ class TestLaser:
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: found)
         with pytest.raises(FileNotFoundError, match="reservoirpy of at least 0.4"):
             santafe_laser()
+
+
+IMAGES = np.arange(24, dtype=np.uint8).reshape(2, 4, 3) * 11
+NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+
+
+def idx(array: np.ndarray) -> bytes:
+    return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+
+
+class TestMnist:
+    @pytest.fixture
+    def folder(self, tmp_path):
+        contents = (IMAGES, np.array([7, 2], np.uint8), IMAGES[:1], np.array([3], np.uint8))
+        for name, array in zip(NAMES, contents):
+            (tmp_path / name).write_bytes(idx(array))
+        return tmp_path
+
+    @pytest.mark.parametrize("compressed", [False, True])
+    def test_a_folder_of_files(self, folder, compressed):
+        if compressed:
+            for name in NAMES:
+                (folder / f"{name}.gz").write_bytes(gzip.compress((folder / name).read_bytes()))
+                (folder / name).unlink()
+        data = mnist(str(folder))
+        np.testing.assert_array_equal(np.stack(data.train.x), IMAGES.astype(np.float32) / np.float32(255))
+        assert data.test.x[0].shape == (4, 3) and data.test.x[0].dtype == np.float32 and data.train.x[1].max() == np.float32(253 / 255)
+        assert data.train.target.tolist() == [7, 2] and data.test.target.tolist() == [3] and data.classes == tuple("01234567")
+
+    @pytest.mark.parametrize(
+        ("name", "content", "message"),
+        [
+            (NAMES[0], b"", "an IDX file of unsigned bytes in 3 dimensions"),
+            (NAMES[0], idx(IMAGES)[:-1], r"\(2, 4, 3\) bytes.* got 23 bytes"),
+            (NAMES[0], idx(IMAGES) + b"x", "got 25 bytes of values"),
+            (NAMES[0], idx(IMAGES[0]), "in 3 dimensions is required; it begins with '00 00 08 02'"),
+            (NAMES[0], b"\0\0\x0d\x03" + idx(IMAGES)[4:], "it begins with '00 00 0d 03'"),
+            (NAMES[0], idx(IMAGES[:, :0]), "none of them 0"),
+            (NAMES[1], idx(np.zeros(3, np.uint8)), "a label for each of the 2 images of train is required; got 3"),
+            (NAMES[2], idx(IMAGES[:1, :2]), r"images of one size are required; got \(4, 3\) and \(2, 3\)"),
+        ],
+    )
+    def test_refuses_a_file_that_is_none(self, folder, name, content, message):
+        (folder / name).write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            mnist(folder)
+
+    @pytest.mark.parametrize("content", [b"", b"no gzip", gzip.compress(idx(IMAGES))[:-9], gzip.compress(idx(IMAGES))[:10] + b"\xff" * 20])
+    def test_refuses_a_damaged_gzip_file(self, folder, content):
+        (folder / NAMES[0]).unlink()
+        (folder / f"{NAMES[0]}.gz").write_bytes(content)
+        with pytest.raises(ValueError, match="a sound gzip file is required|an IDX file"):
+            mnist(folder)
+
+    def test_a_missing_file(self, folder):
+        (folder / NAMES[3]).unlink()
+        with pytest.raises(FileNotFoundError, match=f"a file {NAMES[3]} or {NAMES[3]}.gz is required"):
+            mnist(folder)

@@ -272,8 +272,10 @@ LOGITS, LABELS = np.zeros((4, 2, 3)), np.zeros((4, 2), int)
 
 
 @pytest.mark.parametrize("arguments, error, words", [
-    ((np.zeros(3), LABELS), ValueError, r"prediction: shape \(B, O\) or \(T, B, O\) is required; got \(3,\)"),
-    ((np.zeros((2, 2, 2, 2)), LABELS), ValueError, "prediction: shape"),
+    ((np.zeros(3), LABELS), ValueError, r"prediction: shape \(B, O\) or \(T, B, O\) or .* is required; got \(3,\)"),
+    ((np.zeros((2, 2, 2, 2, 2)), LABELS), ValueError, "prediction: shape"),
+    ((np.zeros((2, 2, 2, 2)), LABELS), ValueError, r"target: shape \(2, 2, 2\)"),
+    ((np.zeros((2, 2, 2, 2)), np.zeros((2, 2, 2), int), [1, 2]), ValueError, r"sizes: shape \(2, 2\)"),
     ((np.zeros((4, 2, 0)), LABELS), ValueError, "prediction: at least one output"),
     ((LOGITS + 0j, LABELS), TypeError, "prediction: real numbers"),
     (([[1.0], [1.0, 2.0]], [0, 0]), TypeError, "prediction: real numbers"),
@@ -361,3 +363,20 @@ def test_config_round_trip(kind):
 def test_unknown_losses_are_named(config):
     with pytest.raises(ValueError, match="loss: one of 'CrossEntropy', 'BinaryCrossEntropy', 'MeanSquaredError'"):
         from_config(config)
+
+
+def test_images_are_steps_in_two_dimensions():
+    """Pixels in any order are steps of a sequence: the same mean, and nothing beyond an image's size counts."""
+    rng, sizes = np.random.default_rng(0), np.array([[3, 4], [1, 2]])
+    logits, labels, weights = rng.normal(size=(3, 4, 2, 5)), rng.integers(0, 5, size=(3, 4, 2)), rng.random((3, 4, 2))
+    rows, columns = np.indices((3, 4))
+    beyond = (rows[..., None] >= sizes[:, 0]) | (columns[..., None] >= sizes[:, 1])
+    counted = np.where(beyond, 0.0, weights)
+    steps = [array.reshape(12, *array.shape[2:]) for array in (logits, labels, counted)]
+    value, gradient, total = CrossEntropy().value_and_gradient(*steps[:2], weights=steps[2])
+    logits[beyond], labels[beyond], weights[beyond] = np.nan, 99, -1.0
+    with pytest.raises(ValueError, match="labels|weights"):
+        CrossEntropy()(logits, labels, weights=weights)
+    found = CrossEntropy().value_and_gradient(logits, labels, sizes, weights)
+    assert found[0] == value and found[2] == total
+    np.testing.assert_array_equal(found[1], gradient.reshape(3, 4, 2, 5))

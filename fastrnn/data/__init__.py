@@ -6,6 +6,7 @@ from .batches import Stream as Stream
 from .batches import TextBatches as TextBatches
 from .batches import as_batch as as_batch
 from .batches import pad as pad
+from .batches import pad_images as pad_images
 from .batches import stream as stream
 from .batches import windows as windows
 from .corpora import SequenceData as SequenceData
@@ -15,6 +16,7 @@ from .corpora import bach_chorales as bach_chorales
 from .corpora import digits as digits
 from .corpora import english_text as english_text
 from .corpora import japanese_vowels as japanese_vowels
+from .corpora import mnist as mnist
 from .corpora import ocr_letters as ocr_letters
 from .corpora import plaid as plaid
 from .corpora import santafe_laser as santafe_laser

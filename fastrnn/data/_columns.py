@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import _check as check
+from .. import _extent
 
 
 class Rows(NamedTuple):
@@ -12,17 +13,17 @@ class Rows(NamedTuple):
 
     values: np.ndarray
 
-    def take(self, index: np.ndarray, longest: int) -> np.ndarray:
+    def take(self, index: np.ndarray, longest: tuple[int, ...]) -> np.ndarray:
         return self.values[index]
 
 
 class Steps(NamedTuple):
-    """Values (T, N, ...), one a step, padded."""
+    """Values (T, N, ...), one a step, or (R, C, N, ...), one a pixel; padded."""
 
     values: np.ndarray
 
-    def take(self, index: np.ndarray, longest: int) -> np.ndarray:
-        return np.take(self.values[:longest], index, axis=1)
+    def take(self, index: np.ndarray, longest: tuple[int, ...]) -> np.ndarray:
+        return np.take(self.values[tuple(map(slice, longest))], index, axis=len(longest))
 
 
 class Ragged(NamedTuple):
@@ -30,22 +31,22 @@ class Ragged(NamedTuple):
 
     values: list[np.ndarray]
 
-    def take(self, index: np.ndarray, longest: int) -> np.ndarray:
-        return fill([self.values[i] for i in index], longest)
+    def take(self, index: np.ndarray, longest: tuple[int, ...]) -> np.ndarray:
+        return fill([self.values[i] for i in index], *longest)
 
 
 def from_arrays(x, target, lengths, weights, per_step: bool | None):
     """The columns x, target, weights (or None) and the lengths of a data set given as time-first arrays."""
     x = inputs(x)
-    T, N = x.shape[:2]
+    shape = places(x)
     labels = per_step is False and check.is_ragged(target)
-    target = check.labels("target", target, N) if labels else numbers("target", target)
-    weights = array_weights(weights, T, N)
+    target = check.labels("target", target, shape[-1]) if labels else numbers("target", target)
+    weights = array_weights(weights, shape)
     return (
         Steps(x),
-        Steps(target) if _has_steps(target, T, N, per_step) else Rows(target),
+        Steps(target) if _has_steps(target, shape, per_step) else Rows(target),
         None if weights is None else Rows(weights) if weights.ndim == 1 else Steps(weights),
-        check.lengths(lengths, T, N),
+        _extent.checked(lengths, shape),
     )
 
 
@@ -96,19 +97,27 @@ def _listed(name: str, values, lengths: np.ndarray, per_step: bool | None, *, ve
     raise ValueError(f"{name}[{i}]: {wanted} are required; got shape {arrays[i].shape}{advice}")
 
 
-def check_target(target: np.ndarray, T: int, N: int, per_step: bool | None = None) -> tuple[bool, bool]:
+def places(x: np.ndarray) -> tuple[int, ...]:
+    """(T, N), or (R, C, N) where x holds images."""
+    return x.shape[: 3 if x.ndim == 4 else 2]
+
+
+def check_target(target: np.ndarray, shape: tuple[int, ...], per_step: bool | None = None) -> tuple[bool, bool]:
     """Whether the shape of `target` is one of values a step, and of values a sequence; an error where it is neither."""
-    step = per_step is not False and target.ndim in (2, 3) and target.shape[:2] == (T, N)
+    n, N = len(shape), shape[-1]
+    step = per_step is not False and target.ndim in (n, n + 1) and target.shape[:n] == shape
     sequence = not per_step and target.ndim in (1, 2) and target.shape[0] == N
     if not step and not sequence:
-        sequences, steps = f"({N},) or ({N}, O), one a sequence", f"({T}, {N}) or ({T}, {N}, O), one a step"
+        each, place = ("a sequence", "a step") if n == 2 else ("an image", "a pixel")
+        sequences = f"({N},) or ({N}, O), one {each}"
+        steps = f"{shape} or ({', '.join(map(str, shape))}, O), one {place}"
         wanted = {None: f"{sequences}, or {steps}", False: sequences, True: steps}[per_step]
         raise ValueError(f"target: shape {wanted}, is required; got {target.shape}")
     return step, sequence
 
 
-def _has_steps(target: np.ndarray, T: int, N: int, per_step: bool | None) -> bool:
-    step, sequence = check_target(target, T, N, per_step)
+def _has_steps(target: np.ndarray, shape: tuple[int, ...], per_step: bool | None) -> bool:
+    step, sequence = check_target(target, shape, per_step)
     if step and sequence:
         raise ValueError(
             f"target: shape {target.shape} can be (T, N), one a step, or (N, O), one a sequence; "
@@ -118,28 +127,27 @@ def _has_steps(target: np.ndarray, T: int, N: int, per_step: bool | None) -> boo
 
 
 def inputs(x) -> np.ndarray:
-    """Time-first inputs: (T, N, D) in float32, float64 or int64, or (T, N) in int64, none of the sizes zero."""
+    """Time-first inputs: (T, N, D) or (R, C, N, D) in float32, float64 or int64, or (T, N) in int64, none of the sizes zero."""
     x = numbers("x", x, "Pass sequences of different lengths as a list of (T_i, D) arrays")
     if x.ndim == 2 and x.dtype.kind == "f":
         raise ValueError(
             f"x: shape (T, N, D) is required for real numbers; got {x.shape}. "
             "Write series of one feature as x[:, :, None], and tokens as integers"
         )
-    if x.ndim not in (2, 3):
-        raise ValueError(f"x: shape (T, N, D), or (T, N) for integer tokens, is required; got {x.shape}")
+    if x.ndim not in (2, 3, 4):
+        raise ValueError(f"x: shape (T, N, D), (R, C, N, D) for images, or (T, N) for integer tokens, is required; got {x.shape}")
     if 0 in x.shape:
         raise ValueError(f"x: at least one step, one sequence and one feature are required; got shape {x.shape}")
-    return x
+    return x.astype(np.float32) if x.ndim == 4 and x.dtype.kind == "i" else x
 
 
-def array_weights(weights, T: int, N: int) -> np.ndarray | None:
+def array_weights(weights, shape: tuple[int, ...]) -> np.ndarray | None:
     if weights is None:
         return None
     weights = numbers("weights", weights)
-    if weights.shape not in ((N,), (T, N)):
-        raise ValueError(
-            f"weights: shape ({N},), one a sequence, or ({T}, {N}), one a step, is required; got {weights.shape}"
-        )
+    if weights.shape not in (shape[-1:], shape):
+        each, place = ("a sequence", "a step") if len(shape) == 2 else ("an image", "a pixel")
+        raise ValueError(f"weights: shape {shape[-1:]}, one {each}, or {shape}, one {place}, is required; got {weights.shape}")
     return weights
 
 
@@ -184,6 +192,20 @@ def sequences(name: str, values) -> list[np.ndarray]:
     # An empty list carries neither a dtype nor a number of features: the others decide.
     dtype = np.result_type(*{arrays[i].dtype for i in filled})
     return [array.astype(dtype, copy=False) if len(array) else np.zeros((0, *shape), dtype) for array in arrays]
+
+
+def images(name: str, values) -> list[np.ndarray]:
+    """`values` as arrays (R_i, C_i) or (R_i, C_i, D) of one dtype and one D, none of them empty."""
+    if not isinstance(values, (list, tuple)) or not values:
+        got = "an empty one" if isinstance(values, (list, tuple)) else type(values).__name__
+        raise TypeError(f"{name}: a list of at least one array is required; got {got}")
+    arrays = [numbers(f"{name}[{i}]", value) for i, value in enumerate(values)]
+    for i, array in enumerate(arrays):
+        if array.ndim not in (2, 3) or 0 in array.shape or array.shape[2:] != arrays[0].shape[2:]:
+            wanted = f"(R_i, C_i{''.join(f', {size}' for size in arrays[0].shape[2:])})"
+            raise ValueError(f"{name}[{i}]: shape {wanted}, no size of it 0, is required; got {array.shape}")
+    dtype = np.result_type(*{array.dtype for array in arrays})
+    return [array.astype(dtype, copy=False) for array in arrays]
 
 
 def lengths_of(arrays: list[np.ndarray]) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import _check as check
+from .. import _extent
 from . import _columns as columns
 
 # Independent random streams of one seed: one a purpose, so that equal numbers do not meet.
@@ -26,13 +27,13 @@ class Batch(NamedTuple):
 
     Attributes
     ----------
-    x : ndarray, shape (T, B, D), float or int64; or (T, B), int64 tokens
+    x : ndarray, shape (T, B, D), float or int64; or (T, B), int64 tokens; or (R, C, B, D), images of R rows and C columns
         Whether integers (T, B, D) are numbers or D tokens a step is for the model to say, whose first layer is an Embedding or not.
-    target : ndarray, shape (B,) or (B, O), one a sequence; or (T, B) or (T, B, O), one a step
+    target : ndarray, shape (B,) or (B, O), one a sequence or image; or (T, B) or (T, B, O), one a step; or (R, C, B) or (R, C, B, O)
         Labellings of a sequence (`fastrnn.CTC`) are (B, S), with -1 behind their ends.
-    lengths : ndarray, shape (B,), int64
-        Number of valid steps; what lies beyond is padding, and reaches nothing.
-    weights : ndarray, shape (B,) or (T, B), or None
+    lengths : ndarray, shape (B,), int64; or (B, 2)
+        Number of valid steps, or of rows and columns; what lies beyond is padding, and reaches nothing.
+    weights : ndarray, shape (B,), (T, B) or (R, C, B), or None
     """
 
     x: np.ndarray
@@ -76,6 +77,40 @@ def pad(sequences: Sequence) -> tuple[np.ndarray, np.ndarray]:
     return columns.fill(arrays, lengths.max()), lengths
 
 
+def pad_images(images: Sequence) -> tuple[np.ndarray, np.ndarray]:
+    """Images of different sizes as one array, rows and columns first, zeros below and to the right of them.
+
+    Parameters
+    ----------
+    images : list of N arrays, each of shape (R_i, C_i, D) or (R_i, C_i)
+        At least one row and one column each.
+
+    Returns
+    -------
+    x : ndarray, shape (R, C, N, D) or (R, C, N)
+        R and C are the most rows and columns. The dtype is float32, float64 or int64, whichever holds all of them.
+    sizes : ndarray, shape (N, 2), int64
+        Rows and columns.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where there are no images, or one is none, is empty, or has other channels than the first.
+
+    Examples
+    --------
+    >>> x, sizes = pad_images([[[1.0, 2.0]], [[3.0], [4.0]]])
+    >>> x.shape, sizes.tolist(), x[:, :, 1].tolist()
+    ((2, 2, 2), [[1, 2], [2, 1]], [[3.0, 0.0], [4.0, 0.0]])
+    """
+    arrays = columns.images("images", images)
+    sizes = np.array([array.shape[:2] for array in arrays], np.int64)
+    x = np.zeros((*sizes.max(axis=0), len(arrays), *arrays[0].shape[2:]), arrays[0].dtype)
+    for n, array in enumerate(arrays):
+        x[: len(array), : array.shape[1], n] = array
+    return x, sizes
+
+
 def as_batch(value) -> Batch:
     """A tuple ``(x, target)``, ``(x, target, lengths)`` or ``(x, target, lengths, weights)`` as a checked `Batch`.
 
@@ -96,10 +131,10 @@ def as_batch(value) -> Batch:
         raise TypeError(f"batch: a tuple (x, target[, lengths[, weights]]) is required; got {came}")
     x, target, lengths, weights = (*value, None, None)[:4]
     x = columns.inputs(x)
-    T, B = x.shape[:2]
-    target = check.labels("target", target, B) if check.is_ragged(target) else columns.numbers("target", target)
-    columns.check_target(target, T, B)
-    return Batch(x, target, check.lengths(lengths, T, B), columns.array_weights(weights, T, B))
+    shape = columns.places(x)
+    target = check.labels("target", target, shape[-1]) if check.is_ragged(target) else columns.numbers("target", target)
+    columns.check_target(target, shape)
+    return Batch(x, target, _extent.checked(lengths, shape), columns.array_weights(weights, shape))
 
 
 class Batches:
@@ -107,24 +142,24 @@ class Batches:
 
     Parameters
     ----------
-    x : ndarray, shape (T, N, D), or (T, N) integers; or list of N arrays of shape (T_i, D) or (T_i,)
-        An array is time first, a list is one of sequences. In a list, one-dimensional sequences of real numbers are
-        taken as series of one feature, and of integers as tokens.
-    target : array_like, shape (N,) or (N, O), one a sequence; or (T, N) or (T, N, O), one a step
+    x : ndarray, shape (T, N, D), (R, C, N, D), or (T, N) integers; or list of N arrays of shape (T_i, D) or (T_i,)
+        An array is time first (images: rows and columns first; `pad_images` makes one), a list is one of sequences. In a
+        list, one-dimensional sequences of real numbers are taken as series of one feature, and of integers as tokens.
+    target : array_like, shape (N,) or (N, O), one a sequence; or (T, N) or (T, N, O), one a step; images: (R, C, N) or (R, C, N, O)
         With a list `x`, one a step is a list of N arrays of shape (T_i,) or (T_i, O). Labellings of a sequence
         (`fastrnn.CTC`) are (N, S) integers, with -1 behind their ends, or a list of N arrays of shape (S_i,): give
         ``per_step=False`` with those.
-    lengths : array_like, shape (N,), optional
-        Integers in [0, T]; all T by default. Not with a list `x`, whose sequences have their own.
-    weights : array_like, shape (N,) or (T, N), optional
+    lengths : array_like, shape (N,), or (N, 2) for images, optional
+        Integers in [0, T]; all T by default. For images rows and columns, at least 1. Not with a list `x`, whose sequences have their own.
+    weights : array_like, shape (N,), (T, N) or (R, C, N), optional
         With a list `x`, one a step is a list of N arrays of shape (T_i,).
     batch_size : int
         The last batch of an epoch may be smaller: no sequence is left out.
     shuffle : bool
         Otherwise every epoch is in the order given.
     bucket : bool
-        Batches of similar length: sequences are sorted by length within pools of 16 batches. With `shuffle` the pools
-        are drawn anew every epoch, and the order of the batches is shuffled.
+        Batches of similar length: sequences (images: by rows and columns together) are sorted by length within pools of 16
+        batches. With `shuffle` the pools are drawn anew every epoch, and the order of the batches is shuffled.
     seed : int
     per_step : bool, optional
         Whether `target` has a value at every step. None reads it from the shape, which only fails to tell where
@@ -191,7 +226,8 @@ class Batches:
         order = rng.permutation(self.size) if self.shuffle else np.arange(self.size)
         if self.bucket:
             pools = _chunks(order, _POOL * self.batch_size)
-            order = np.concatenate([pool[np.argsort(self.lengths[pool], kind="stable")] for pool in pools])
+            reach = self.lengths.reshape(self.size, -1).sum(axis=1)
+            order = np.concatenate([pool[np.argsort(reach[pool], kind="stable")] for pool in pools])
         batches = _chunks(order, self.batch_size)
         if self.bucket and self.shuffle:
             batches = [batches[i] for i in rng.permutation(len(batches))]
@@ -199,7 +235,7 @@ class Batches:
 
     def _gather(self, index: np.ndarray) -> Batch:
         lengths = self.lengths[index]
-        longest = max(1, int(lengths.max()))
+        longest = tuple(max(1, n) for n in lengths.reshape(len(index), -1).max(axis=0).tolist())
         weights = None if self._weights is None else self._weights.take(index, longest)
         return Batch(self._x.take(index, longest), self._target.take(index, longest), lengths, weights)
 

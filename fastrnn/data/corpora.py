@@ -1,7 +1,10 @@
 """Real data. Nothing is downloaded: packages bring it (``pip install 'fastrnn[data]'``), or the user names a path."""
 
+import gzip
 import importlib.util
 import math
+import struct
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -285,6 +288,36 @@ def santafe_laser(path=None) -> np.ndarray:
     return series.reshape(-1, 1).astype(np.float32)
 
 
+def mnist(path) -> SequenceData:
+    """Handwritten digits, 60 000 + 10 000 images of 28 by 28 pixels from 0 to 1, row by row: (28, 28) each.
+
+    Parameters
+    ----------
+    path : str or Path
+        Folder with ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte``, ``t10k-images-idx3-ubyte`` and
+        ``t10k-labels-idx1-ubyte``, as they are or compressed (``.gz``). Any number of images of any one size is read, so that
+        Fashion-MNIST and others in this format are, too.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        Where the files are missing or are not what they should be.
+
+    References
+    ----------
+    LeCun, Bottou, Bengio & Haffner 1998, "Gradient-based learning applied to document recognition", Proc. IEEE 86(11).
+    """
+    parts = []
+    for name in ("train", "t10k"):
+        images, labels = (_idx(Path(path, f"{name}-{kind}-ubyte"), rank) for kind, rank in (("images-idx3", 3), ("labels-idx1", 1)))
+        if len(images) != len(labels):
+            raise ValueError(f"path: a label for each of the {len(images)} images of {name} is required; got {len(labels)}")
+        parts.append(Sequences(list(images.astype(np.float32) / np.float32(255)), labels.astype(np.int64)))
+    if parts[0].x[0].shape != parts[1].x[0].shape:
+        raise ValueError(f"path: images of one size are required; got {parts[0].x[0].shape} and {parts[1].x[0].shape}")
+    return SequenceData(*parts, tuple(map(str, range(1 + max(int(part.target.max()) for part in parts)))))
+
+
 def english_text() -> TextData:
     """The topics of Python's own ``help()``: about half a megabyte of English about Python, on every machine.
 
@@ -340,6 +373,27 @@ def unigram_entropy(tokens) -> float:
 
 def _codes(string: str) -> np.ndarray:
     return np.frombuffer(string.encode("utf-32-le", "surrogatepass"), "<u4")
+
+
+def _idx(path: Path, rank: int) -> np.ndarray:
+    """The bytes of an IDX file, ``path`` or ``path.gz``: 0, 0, 8 (unsigned bytes), rank, sizes of 4 bytes each, values."""
+    found = next((file for file in (path, path.with_name(path.name + ".gz")) if file.is_file()), None)
+    if found is None:
+        raise FileNotFoundError(f"path: a file {path.name} or {path.name}.gz is required; there is none in {path.parent}")
+    content = found.read_bytes()
+    if found.suffix == ".gz":
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error) as error:
+            raise ValueError(f"{found}: a sound gzip file is required: {error}") from None
+    head = 4 + 4 * rank
+    if len(content) < head or content[:4] != bytes([0, 0, 8, rank]):
+        begins = content[:4].hex(" ")
+        raise ValueError(f"{found}: an IDX file of unsigned bytes in {rank} dimensions is required; it begins with {begins!r}")
+    sizes = struct.unpack(f">{rank}I", content[4:head])
+    if 0 in sizes or len(content) != head + math.prod(sizes):
+        raise ValueError(f"{found}: {sizes} bytes, none of them 0, are required by its head; got {len(content) - head} bytes of values")
+    return np.frombuffer(content, np.uint8, offset=head).reshape(sizes)
 
 
 def _needs(what: str, package: str, extra: str = "data") -> str:

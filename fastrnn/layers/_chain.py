@@ -12,7 +12,6 @@ from ..kernels.cpu.closed import BackLink, Feedback, Link, make_beam_search, mak
 from ..kernels.cpu.loop import Flow, Trace
 from ._direction import ROW_WORK, SERIAL_WORK, SPAN_WORK, Direction, Kept
 from ._layer import Rows, batch
-from ._network import Network
 from .feedforward import Dropout, Embedding, Linear
 from .recurrent import Recurrent, Tape, _Suffixed
 
@@ -223,7 +222,7 @@ class Chain:
 
 def _check_layer(layer) -> None:
     """Whether a layer can stand where an output is fed back."""
-    if isinstance(layer, Network) and (not isinstance(layer, Recurrent) or not layer.causal):
+    if not isinstance(layer, (Recurrent, Linear, Embedding, Dropout)) or (isinstance(layer, Recurrent) and not layer.causal):
         raise ValueError("forcing: a Recurrent that runs from left to right only is required, to be fed its own output")
     if (isinstance(layer, Dropout) and layer.rate) or (isinstance(layer, Recurrent) and layer.dropout):
         raise ValueError("forcing: dropout=0 between layers is required where outputs are fed back; recurrent_dropout may be used")

@@ -7,7 +7,7 @@ import numpy as np
 
 from .. import _threads
 from ..cells import Cell
-from ..kernels.cpu.loop import Batch, Flow, Scratch, Span, Sums, Trace, Weights, layout, make_backward, make_forward
+from ..kernels.cpu.loop import Batch, Flow, Layout, Scratch, Span, Sums, Trace, Weights, layout, make_backward, make_forward
 from ..kernels.cpu.packing import add_transposed, pack_columns, pack_rows
 from ..kernels.cpu.product import WIDE, lanes, padded
 
@@ -38,21 +38,42 @@ class Kept(NamedTuple):
     segment: int  # steps; all of them where everything is kept
 
 
+def weight_rows(cell, H: int, slots: tuple[int, int], side: str) -> np.ndarray:
+    """The rows of a weight matrix that feed slots [first, last), in their order; `side` is "input" or "recurrent"."""
+    gates = [getattr(slot, side) for slot in cell.slots[slice(*slots)]]
+    return np.concatenate([np.arange(H) + H * cell.gates.index(gate) for gate in gates]) if gates else np.empty(0, np.int64)
+
+
+def row_width(layout: Layout, H: int, dtype) -> int:
+    """Length of a row of pre-activations that has room for whole vectors from the start of each product's slots."""
+    spans = (layout.input, layout.recurrent, layout.modulated)
+    ends = (span[0] + -(-padded((span[1] - span[0]) * H, dtype) // H) for span in spans if span[1] > span[0])
+    return max(layout.slots, *ends) * H
+
+
+def bias_blocks(cell, H: int):
+    """(name of a bias, where in a row of pre-activations it is added, which part of it), slot by slot."""
+    for k, slot in enumerate(cell.slots):
+        for name, gate in (("bias_ih", slot.input), ("bias_hh", slot.recurrent)):
+            if gate is not None and name in cell.biases:
+                g = cell.gates.index(gate)
+                yield name, slice(k * H, (k + 1) * H), slice(g * H, (g + 1) * H)
+
+
+def block_rows(row_bytes: int) -> int:
+    """How many rows of pre-activations a block of time may have: what fits, but enough for the products of its gradients."""
+    return min(max(BLOCK_BYTES // row_bytes, 128), 512)
+
+
 class Direction:
     """The parameters of one direction of one layer, by their names without suffix, and what can be computed with them."""
 
     def __init__(self, cell: Cell, input_size: int, hidden_size: int, reverse: bool):
         self.cell, self.D, self.H, self.reverse = cell, input_size, hidden_size, reverse
         self.layout = layout(cell)
-        H = hidden_size
-
-        def rows(span, side):
-            gates = [getattr(slot, side) for slot in cell.slots[slice(*span)]]
-            return np.concatenate([np.arange(H) + H * cell.gates.index(gate) for gate in gates]) if gates else np.empty(0, np.int64)
-
-        self.input_rows = rows(self.layout.input, "input")
-        self.recurrent_rows = rows(self.layout.recurrent, "recurrent")
-        self.modulated_rows = rows(self.layout.modulated, "recurrent")
+        self.input_rows = weight_rows(cell, hidden_size, self.layout.input, "input")
+        self.recurrent_rows = weight_rows(cell, hidden_size, self.layout.recurrent, "recurrent")
+        self.modulated_rows = weight_rows(cell, hidden_size, self.layout.modulated, "recurrent")
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of everything this direction needs, learned or fixed, in PyTorch's order."""
@@ -65,14 +86,12 @@ class Direction:
 
     def width(self, dtype) -> int:
         """Length of a row of pre-activations in scratch memory."""
-        spans = (self.layout.input, self.layout.recurrent, self.layout.modulated)
-        ends = (span[0] + -(-padded((span[1] - span[0]) * self.H, dtype) // self.H) for span in spans if span[1] > span[0])
-        return max(self.layout.slots, *ends) * self.H
+        return row_width(self.layout, self.H, dtype)
 
     def grid(self, B: int, dtype) -> Grid:
         rows = max(-(-B // 64), min(16, -(-B // 2)), 1)
         row_bytes = (self.width(dtype) + self.D + 2 * self.H) * dtype.itemsize
-        steps = max(1, min(max(BLOCK_BYTES // row_bytes, 128), 512) // rows)
+        steps = max(1, block_rows(row_bytes) // rows)
         return Grid(1 << (steps.bit_length() - 1), rows, -(-B // rows))
 
     def operations(self, B: int) -> float:
@@ -84,11 +103,8 @@ class Direction:
         dtype, H = p["weight_ih"].dtype, self.H
         bias = np.zeros((1, self.width(dtype)), dtype)
         if not backward:
-            for k, slot in enumerate(self.cell.slots):
-                for name, gate in (("bias_ih", slot.input), ("bias_hh", slot.recurrent)):
-                    if gate is not None and name in self.cell.biases:
-                        g = self.cell.gates.index(gate)
-                        bias[0, k * H : (k + 1) * H] += p[name][g * H : (g + 1) * H]
+            for name, slot, block in bias_blocks(self.cell, H):
+                bias[0, slot] += p[name][block]
         unit = np.array([p[name] for name in self.cell.parameters], dtype).reshape(1, -1, H)
         pack = pack_rows if backward else pack_columns
 
@@ -125,16 +141,13 @@ class Direction:
 
     def add_gradients(self, sums: Sums, grads) -> None:
         """grads[name] += the sums over slices, in the order of the slices; only the names that `grads` has."""
-        H, G = self.H, len(self.cell.gates)
         add_transposed(sums.input, self.input_rows, grads["weight_ih"])
         for part, rows in ((sums.recurrent, self.recurrent_rows), (sums.modulated, self.modulated_rows)):
             if rows.size:
                 add_transposed(part, rows, grads["weight_hh"])
         bias = sums.bias.sum(axis=0)
-        for k, slot in enumerate(self.cell.slots):
-            for name, gate in (("bias_ih", slot.input), ("bias_hh", slot.recurrent)):
-                if gate is not None and name in self.cell.biases:
-                    grads[name].reshape(G, H)[self.cell.gates.index(gate)] += bias[k * H : (k + 1) * H]
+        for name, slot, block in bias_blocks(self.cell, self.H):
+            grads[name][block] += bias[slot]
         for name, unit in zip(self.cell.parameters, sums.unit.sum(axis=0)):
             if name in grads:
                 grads[name] += unit

@@ -1,0 +1,145 @@
+"""One corner of a two-dimensional network: its parameters, and the kernels run over a span of diagonals."""
+
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from .. import _threads
+from ..cells2d import Cell2D
+from ..kernels.cpu.grid import Flow, Images, Scratch, Span, Sums, Trace, Weights, make_backward, make_forward
+from ..kernels.cpu.loop import layout
+from ..kernels.cpu.packing import add_transposed, pack_columns, pack_rows
+from ..kernels.cpu.product import WIDE, lanes, padded
+from ._direction import ROW_WORK, SPAN_WORK, Grid, bias_blocks, block_rows, row_width, weight_rows
+
+
+class Kept(NamedTuple):
+    """The tape of one corner, every array by pixel: (R, C, B, ...), or 0 rows where it is not kept."""
+
+    y: np.ndarray  # (R, C, B, >=H)
+    column: int  # where this corner's units begin in y
+    others: np.ndarray
+    saved: np.ndarray
+    preactivations: np.ndarray
+
+
+class Shown(NamedTuple):
+    """Gradients at every pixel: dstates (R, C, B, S, H), dpreactivations (R, C, B, G, H), or 0 rows."""
+
+    dstates: np.ndarray
+    dpreactivations: np.ndarray
+
+
+class Corner:
+    """The parameters of the run that begins in one corner, by their names without suffix, and what can be computed with them."""
+
+    def __init__(self, cell: Cell2D, input_size: int, hidden_size: int, bottom: bool, right: bool):
+        self.cell, self.D, self.H, self.bottom, self.right = cell, input_size, hidden_size, bottom, right
+        self.layout = layout(cell)
+        self.input_rows = weight_rows(cell, hidden_size, self.layout.input, "input")
+        self.recurrent_rows = weight_rows(cell, hidden_size, self.layout.recurrent, "recurrent")
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the parameters."""
+        G, H = len(self.cell.gates), self.H
+        shapes = {"weight_ih": (G * H, self.D), "weight_up": (G * H, H), "weight_left": (G * H, H)}
+        return shapes | {name: (G * H,) for name in self.cell.biases}
+
+    def grid(self, R: int, C: int, B: int, dtype) -> Grid:
+        """As `Direction.grid`, and the same where there is one row: blocks of diagonals, slices of images."""
+        rows, side = max(-(-B // 64), min(16, -(-B // 2)), 1), min(R, C)
+        row_bytes = (row_width(self.layout, self.H, dtype) + self.D + 2 * self.H) * dtype.itemsize
+        pixels = block_rows(row_bytes)
+        rows = max(1, min(rows, max(rows, pixels) // side))
+        diagonals = max(1, pixels // (rows * side))
+        return Grid(1 << (diagonals.bit_length() - 1), rows, -(-B // rows))
+
+    def operations(self, R: int, C: int, B: int) -> float:
+        """Multiply-adds of the longest diagonal, counted twice."""
+        return 2.0 * min(R, C) * B * (self.input_rows.size * self.D + 2 * self.recurrent_rows.size * self.H)
+
+    def pack(self, p, backward: bool) -> Weights:
+        """The operands of the kernels, from the parameters by name."""
+        dtype, pack = p["weight_ih"].dtype, pack_rows if backward else pack_columns
+        bias = np.zeros(row_width(self.layout, self.H, dtype), dtype)
+        for name, slot, block in bias_blocks(self.cell, self.H):
+            bias[slot] += p[name][block]
+
+        def operand(name, rows, K):
+            panels = np.empty(rows.size * padded(K, dtype) if backward else K * padded(rows.size, dtype), dtype)
+            pack(p[name], rows, panels)
+            return panels
+
+        return Weights(
+            operand("weight_ih", self.input_rows, self.D),
+            operand("weight_up", self.recurrent_rows, self.H),
+            operand("weight_left", self.recurrent_rows, self.H),
+            bias,
+        )
+
+    def sums(self, slices: int, dtype) -> Sums:
+        """Zeroed parameter gradients, one row a slice."""
+        recurrent = self.H * padded(self.recurrent_rows.size, dtype)
+        widths = (self.D * padded(self.input_rows.size, dtype), recurrent, recurrent, row_width(self.layout, self.H, dtype))
+        return Sums(*(np.zeros((slices, width), dtype) for width in widths))
+
+    def add_gradients(self, sums: Sums, grads) -> None:
+        """grads[name] += the sums over slices, in the order of the slices."""
+        add_transposed(sums.input, self.input_rows, grads["weight_ih"])
+        add_transposed(sums.up, self.recurrent_rows, grads["weight_up"])
+        add_transposed(sums.left, self.recurrent_rows, grads["weight_left"])
+        bias = sums.bias.sum(axis=0)
+        for name, slot, block in bias_blocks(self.cell, self.H):
+            grads[name][block] += bias[slot]
+
+    def forward(self, weights: Weights, images: Images, kept: Kept, state: np.ndarray):
+        """Calls that run over all diagonals, filling what `kept` has room for; `state` (B, R, S, H) is the running one, 0 before."""
+        kernel, trace = make_forward(self.cell), Trace(kept.y, kept.others, kept.saved, kept.preactivations)
+        for span in self._spans(images, kept.column):
+            yield self._calls(kernel, span, images, weights, trace, state)
+
+    def backward(self, weights: Weights, images: Images, kept: Kept, sums: Sums, flow: Flow, dstate: np.ndarray):
+        """Calls that go back over all diagonals; `dstate` (B, R, S, H) holds dL/d(final state) in each image's last row."""
+        kernel, trace = make_backward(self.cell), Trace(kept.y, kept.others, kept.saved, kept.preactivations)
+        for span in reversed(list(self._spans(images, kept.column))):
+            yield self._calls(kernel, span, images, weights, trace, sums, flow, dstate)
+
+    def _spans(self, images: Images, column: int):
+        """All diagonals in kernel calls of bounded length, cut on the grid of blocks."""
+        (R, C, B, _), dtype = images.x.shape, images.x.dtype
+        grid, end = self.grid(R, C, B, dtype), int(images.sizes.sum(axis=1).max(initial=1)) - 1
+        work = self.operations(R, C, B) + ROW_WORK * B * min(R, C)
+        diagonals = int(SPAN_WORK / max(work, 1.0)) // grid.block * grid.block or grid.block
+        for first in range(0, end, diagonals):
+            yield Span(first, min(first + diagonals, end), grid.block, grid.rows, int(self.bottom), int(self.right), column)
+
+    def _calls(self, kernel, span: Span, images: Images, *arguments):
+        """(operations, tasks): the kernel over all slices of one span, in as many pieces as can be used."""
+        (R, C, B, _), dtype = images.x.shape, images.x.dtype
+        slices = -(-B // span.rows)
+        parts = min(slices, 2 * _threads.get_num_threads())
+        bounds = [slices * k // parts for k in range(parts + 1)] if parts else [0]
+        m = span.rows * min(R, C)
+        n = min(span.block, span.end - span.begin) * m
+
+        def task(first: int, last: int) -> None:
+            kernel(first, last, span, images, *arguments, self._scratch(n, m, span.block, dtype))
+
+        tasks = [partial(task, first, last) for first, last in zip(bounds, bounds[1:])]
+        return self.operations(R, C, B) * (span.end - span.begin), tasks
+
+    def _scratch(self, n: int, m: int, block: int, dtype) -> Scratch:
+        """Working memory of one task: n pixels of a block, m of a diagonal."""
+        cell, D, H, Z = self.cell, self.D, self.H, row_width(self.layout, self.H, dtype) // self.H
+        S, K = len(cell.states), len(cell.saved)
+        panel = max(n * WIDE * lanes(dtype), Z * H)
+
+        def empty(*shape):
+            return np.empty(shape, dtype)
+
+        return Scratch(
+            empty(n, D), np.zeros((n + 1, Z, H), dtype), empty(m, padded(H, dtype)), empty(n, H), empty(n, H), empty(m, S, H),
+            empty(m, S, H), empty(n, padded(D, dtype)), empty(2, S, H), empty(K, H), np.zeros((2, S, H), dtype), empty(panel),
+            np.empty((n, 4), np.int64), np.empty((block, 3), np.int64),
+        )  # fmt: skip
