@@ -2,16 +2,18 @@
 
 Trained with the true past as input (teacher forcing), a network never sees its own errors, and in use sees nothing else: that is
 the exposure bias. Networks learn to go on with the Santa Fe laser (its first 1000 points; a gru of 64 units), with Lorenz' system
-of 1963 (.01 apart, 5 % noise in training; a gru of 32) and with an English text (a gru of 96), under
+of 1963 (.01 apart, 5 % noise in training; a gru of 32) and with an English text (a gru of 64), under
 
 - teacher forcing; scheduled sampling, the probability of the teacher falling linearly from 1 to .5 or to 0, one coin a step
   and sequence; free running;
-- generalized teacher forcing: a network without inputs, whose state is drawn towards one that puts out the true value.
+- generalized teacher forcing, on Lorenz' system, where a value tells the state: a network without inputs, whose state is drawn after
+  every step towards one that puts out the true value, all the way (α = 1) or a little (α = .05).
 
-(a) The laser, and what two of the networks go on with. (b) The free-running error by horizon: of series normalized, so that 1
-is the mean's and √2 that of another stretch of the same series (a mark where half of the starts have passed .5: the valid
-time); of text, bits that the true character costs after so many of the network's own. (c) One-step error against free-running
-error. (d) Distances of distributions: of hidden states in forced and in free runs (energy coefficient), of points of state
+(a) The task of the competition: the laser past its first 1000 points, and what two of the networks go on with. (b) The
+free-running error by horizon: of series normalized, so that 1 is the mean's and √2 that of another stretch of the same series (a
+mark where half of the starts have passed .5: the valid time); of text, bits that the true character costs after so many of
+the network's own. (c) One-step error against free-running error at one horizon. (d) Distances of distributions: of
+hidden states in forced and in free runs (energy coefficient), of points of state
 space (D_stsp, 30 boxes an axis, for the laser with delays of 2 and 4 steps; Jensen-Shannon divergence of pairs of characters for
 the text), of power over frequency (D_H, σ = 20); and PE(20), the squared error at 20 steps. Dashed: what another stretch of
 the truth gives. (e) The one-step error as the networks learn. (f) A network whose only recurrence is its own output [Goodfellow
@@ -20,9 +22,12 @@ is weaker where the output does not tell all.
 
 Held against: Bengio et al. 2015 (TIMIT, one-step / decoding error: teacher 15.0 / 46.0, scheduled .9 → .5 19.8 / 42.0,
 .25 → 0 34.3 / 34.5, always own 34.6 / 35.8; recalled, and the shape only: with less forcing the one-step error rises, and the
-free-running error falls); Hess et al. 2023 (generalized teacher forcing: attractors nearer the true one); Huszár 2015
-(scheduled sampling of symbols does not learn the distribution); a GRU-64 of this project on the laser: one-step .07,
-free-running at 10 / 50 steps .11 / 7.5.
+free-running error falls); Hess et al. 2023 (with a small α the attractor is nearer the true one); Huszár 2015 (scheduled sampling
+of symbols does not learn the distribution); a GRU-64 in PyTorch on the laser: one-step .07, free-running at 10 / 50 steps
+.11 / 7.5.
+
+Where the shape fails: on Lorenz' system, scheduled sampling lowers the one-step error as well, with or without noise in
+training. A step of .01 changes little, so that one-step errors say little about the dynamics; errors that have added up say more.
 """
 
 import math
@@ -32,18 +37,19 @@ import _study as s
 import character_model
 import numpy as np
 
-FORCINGS = ("teacher", "scheduled .5", "scheduled 0", "free", "generalized")
+FORCINGS = ("teacher", "scheduled .5", "scheduled 0", "free", "generalized 1", "generalized .05")
 NAMES = {
     "teacher": "teacher forcing",
     "scheduled .5": "scheduled, 1 → .5",
     "scheduled 0": "scheduled, 1 → 0",
     "free": "free running",
-    "generalized": "generalized",
+    "generalized 1": "generalized, α = 1",
+    "generalized .05": "generalized, α = .05",
     "rnn": "hidden recurrence",
     "output": "output recurrence",
 }
 TITLES = {"laser": "laser", "lorenz": "Lorenz 1963", "text": "text"}
-HIDDEN = {"laser": 64, "lorenz": 32, "text": 96}
+HIDDEN = {"laser": 64, "lorenz": 32, "text": 64}
 JUDGED = {"laser": 50, "lorenz": 100, "text": 20}  # the horizon of (c)
 BENGIO = "Bengio et al. 2015, TIMIT, recalled: the shape"
 
@@ -56,8 +62,7 @@ def sizes(arguments) -> dict:
         "updates": 1000 if quick else 10_000,
         "rate": 5e-3,
         "batch": 16,
-        "alpha": 0.1,  # of generalized forcing
-        "evaluations": 10 if quick else 20,
+        "evaluations": 8 if quick else 20,
         "starts": 256,
         "horizon": {"laser": 100, "lorenz": 400, "text": 40},
         "long": 1000,
@@ -94,7 +99,8 @@ def forcing_jobs(settings: dict, seeds: int):
     for seed in range(seeds):
         for task in f.TASKS:
             for forcing in FORCINGS:
-                if task != "text" or forcing != "generalized":  # which needs a state that belongs to a value
+                # one value must tell the state: of Lorenz' system it does, of the laser or a text it does not
+                if task == "lorenz" or not forcing.startswith("generalized"):
                     one = {"task": task, "network": "gru", "hidden": HIDDEN[task], "forcing": forcing, "seed": seed}
                     yield f"{task} {forcing} {seed}", settings | one
 
@@ -144,7 +150,7 @@ def example_rows(runs):
     """Panel (a): the laser, and what the networks of seed 0 make of it."""
     for job, found in runs:
         if job["task"] == "laser" and job["seed"] == 0 and job["forcing"] in ("teacher", "scheduled 0"):
-            for n, (true, own) in enumerate(zip(*found["example"][..., 0]), 1):
+            for n, (true, own) in enumerate(zip(*found["example"]), 1):
                 yield {"panel": "example", "forcing": job["forcing"], "n": n, "true": true, "own": own}
 
 
@@ -201,8 +207,11 @@ def attractor_claims(rows: list) -> list:
         return mean(rows, what, task=task, forcing=forcing) / mean(rows, what, task=task, forcing="teacher")
 
     hess, expected = "Hess et al. 2023, the order", "expected; no published number"
+    little, whole = ({"task": "lorenz", "forcing": f"generalized {alpha}"} for alpha in (".05", "1"))
+    at = "Lorenz 1963, generalized forcing, α = .05 over α = 1"
     result = [
-        s.at_most("Lorenz 1963, generalized over teacher forcing: D_stsp", ratio("lorenz", "d_stsp", "generalized"), 1.0, hess),
+        s.at_most(f"{at}: D_stsp", mean(rows, "d_stsp", **little) / mean(rows, "d_stsp", **whole), 1.0, hess),
+        s.at_most(f"{at}: PE(20)", mean(rows, "pe20", **little) / mean(rows, "pe20", **whole), 1.0, hess),
         s.at_most("laser, scheduled 1 → 0 over teacher forcing: D_stsp", ratio("laser", "d_stsp", "scheduled 0"), 1.0, expected),
         s.at_most("laser, scheduled 1 → 0 over teacher forcing: D_H", ratio("laser", "d_h", "scheduled 0"), 1.0, expected),
         s.at_least("Lorenz 1963, scheduled 1 → 0 over teacher forcing: valid time", ratio("lorenz", "valid", "scheduled 0"), 1.0, expected),
@@ -255,12 +264,14 @@ def draw(rows: list[dict], record: dict):
 
     figure = plt.figure(figsize=(plot.PAGE, 9.6), layout="constrained")
     parts = figure.subfigures(5, 1, height_ratios=[1.7, 2.3, 2.0, 2.0, 2.0])
-    colors = dict(zip((*FORCINGS, "rnn", "output"), (*plot.COLORS[:5], plot.COLORS[6], plot.COLORS[5])))
+    colors = dict(zip((*FORCINGS, "rnn", "output"), (*plot.COLORS[:4], plot.COLORS[5], plot.COLORS[4], plot.COLORS[6], "0.55")))
     draw_example(parts[0].subplots(1, 2, sharey=True), s.select(rows, panel="example"), colors)
     axes = parts[1].subplots(1, 3)
     draw_horizons(axes, s.select(rows, panel="horizon"), colors)
     draw_valid_times(axes, s.select(rows, panel="summary", network="gru"), colors)
-    parts[1].legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncol=5)
+    both = zip(FORCINGS, plot.MARKERS)
+    handles = [plt.Line2D([], [], color=colors[name], marker=marker, markersize=4, label=NAMES[name]) for name, marker in both]
+    parts[1].legend(handles=handles, loc="outside lower center", ncol=3)
     draw_trade(parts[2].subplots(1, 3), s.select(rows, panel="summary", network="gru"), colors)
     draw_distances(parts[3].subplots(1, 4), s.select(rows, panel="summary", network="gru"), colors)
     left, middle, right = parts[4].subplots(1, 3)
@@ -268,6 +279,19 @@ def draw(rows: list[dict], record: dict):
     draw_networks(middle, rows, colors)
     draw_speed(right, s.select(rows, panel="speed"), colors)
     return figure
+
+
+def log_axes(ax, which: str) -> None:
+    """Logarithmic axes with few, plain labels, over less than a decade too."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    for letter in which:
+        axis = getattr(ax, f"{letter}axis")
+        getattr(ax, f"set_{letter}scale")("log")
+        low, high = axis.get_view_interval()
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 100 else (1,), numticks=12))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
 
 
 def draw_example(axes, rows: list, colors: dict) -> None:
@@ -295,7 +319,7 @@ def draw_horizons(axes, rows: list, colors: dict) -> None:
         ax.set_xlabel(units[task])
         ax.set_xlim(0, time[-1])
         if task != "text":
-            ax.set_yscale("log")
+            log_axes(ax, "y")
             ax.axhline(1, color="black", linestyle="--", linewidth=0.7)
             ax.axhline(math.sqrt(2), color="black", linestyle=":", linewidth=0.7)
         ax.set_title(("(b) " if task == "laser" else "") + TITLES[task], loc="left")
@@ -307,6 +331,8 @@ def draw_valid_times(axes, rows: list, colors: dict) -> None:
 
     for ax, task in zip(axes, ("laser", "lorenz")):
         for forcing, marker in zip(FORCINGS, plot.MARKERS):
+            if not s.select(rows, task=task, forcing=forcing):
+                continue
             valid = np.median(s.column(s.select(rows, task=task, forcing=forcing), "valid"))
             ax.plot(valid, 0.5, marker, color=colors[forcing], markersize=4.5, markeredgecolor="white", markeredgewidth=0.5, zorder=5)
 
@@ -319,7 +345,7 @@ def draw_trade(axes, rows: list, colors: dict) -> None:
             found = s.select(rows, task=task, forcing=forcing)
             ax.plot(s.column(found, "one"), s.column(found, "free"), marker, color=colors[forcing], markersize=4, alpha=0.8)
         if task != "text":
-            ax.set(xscale="log", yscale="log")
+            log_axes(ax, "xy")
         unit = " (bits)" if task == "text" else ""
         ax.set(xlabel=f"one-step error{unit}", ylabel=f"error at {JUDGED[task]} steps{unit}")
         ax.set_title(("(c) " if task == "laser" else "") + TITLES[task], loc="left")
@@ -340,23 +366,25 @@ def draw_distances(axes, rows: list, colors: dict) -> None:
         for place, task in enumerate(tasks):
             for k, (forcing, marker) in enumerate(zip(FORCINGS, plot.MARKERS)):
                 values = s.column(s.select(rows, task=task, forcing=forcing), what)
-                x = np.full(len(values), place + (k - 2) * 0.13)
+                x = np.full(len(values), place + (k - 2.5) * 0.13)
                 ax.plot(x, values, marker, color=colors[forcing], markersize=3.5, alpha=0.8)
             # no line where there is no floor
             floor = np.median(s.column(s.select(rows, task=task), f"{what}_floor"))
             ax.plot([place - 0.4, place + 0.4], [floor, floor], color="black", linestyle="--", linewidth=0.8)
         ax.set_xticks(range(len(tasks)), [TITLES[task].split()[0] for task in tasks])
-        ax.set(yscale="log", xlim=(-0.5, len(tasks) - 0.5))
+        ax.set_xlim(-0.5, len(tasks) - 0.5)
+        log_axes(ax, "y")
         ax.set_title(labels[what], loc="left", fontsize=7.5)
 
 
 def draw_courses(ax, rows: list, colors: dict) -> None:
-    for forcing in FORCINGS:
+    for forcing in dict.fromkeys(row["forcing"] for row in rows):
         found = s.select(rows, forcing=forcing)
         update, median, low, high = (s.column(found, name) for name in ("update", "one_step", "one_step_low", "one_step_high"))
         ax.plot(update, median, color=colors[forcing], linewidth=1)
         ax.fill_between(update, low, high, color=colors[forcing], alpha=0.2, linewidth=0)
-    ax.set(xscale="log", yscale="log", xlabel="updates", ylabel="one-step error")
+    log_axes(ax, "xy")
+    ax.set(xlabel="updates", ylabel="one-step error")
     ax.set_title("(e) laser, learning", loc="left")
 
 
@@ -365,9 +393,10 @@ def draw_networks(ax, rows: list, colors: dict) -> None:
         for task, line in (("laser", "-"), ("lorenz", "--")):
             found = s.select(rows, panel="course network", task=task, network=network)
             seconds, median, low, high = (s.column(found, name) for name in ("seconds", "one_step", "one_step_low", "one_step_high"))
-            ax.plot(seconds, median, line, color=colors[network], linewidth=1, label=f"{TITLES[task]}, {network}")
+            ax.plot(seconds, median, line, color=colors[network], linewidth=1, label=f"{TITLES[task]}, {NAMES[network].split()[0]}")
             ax.fill_between(seconds, low, high, color=colors[network], alpha=0.2, linewidth=0)
-    ax.set(xscale="log", yscale="log", xlabel="processor time (s)", ylabel="one-step error")
+    log_axes(ax, "xy")
+    ax.set(xlabel="processor time (s)", ylabel="one-step error")
     ax.set_title("(f) which recurrence", loc="left")
     ax.legend(loc="lower left", fontsize=6, handlelength=1.8)
 
@@ -379,11 +408,12 @@ def draw_speed(ax, rows: list, colors: dict) -> None:
         found = s.select(rows, network=network)
         batch, median, low, high = (s.column(found, name) for name in ("batch", "median", "low", "high"))
         plot.points_with_intervals(batch, median, low, high, label=NAMES[network], color=colors[network], marker=marker, ax=ax)
-    ax.set(xscale="log", yscale="log", xlabel="sequences in a batch", ylabel="processor time (ms per update)")
+    log_axes(ax, "y")
+    ax.set(xscale="log", xlabel="sequences in a batch", ylabel="processor time (ms)")
     batches = sorted({row["batch"] for row in rows})
     ax.set_xticks(batches, [f"{batch:g}" for batch in batches])
     ax.minorticks_off()
-    ax.set_title("(f) speed, T = 200", loc="left")
+    ax.set_title("(f) an update, T = 200", loc="left")
 
 
 if __name__ == "__main__":

@@ -15,11 +15,9 @@ import _forecasting as f
 import _study
 import exposure_bias as study
 
-import fastrnn as fr
-
 HORIZON = {"lorenz": 25, "laser": 25, "text": 8}
 SETTINGS = {"task": "lorenz", "network": "gru", "hidden": 5, "forcing": "teacher", "seed": 0, "length": 6, "updates": 3, "rate": 1e-2}
-SETTINGS |= {"batch": 2, "alpha": 0.3, "evaluations": 2, "starts": 8, "horizon": HORIZON, "long": 30, "runs": 2}
+SETTINGS |= {"batch": 2, "evaluations": 2, "starts": 8, "horizon": HORIZON, "long": 30, "runs": 2}
 
 
 @pytest.fixture
@@ -114,7 +112,7 @@ def test_a_text_is_gone_on_with_by_its_own_symbols(small):
 
 def test_a_state_drawn_all_the_way_gives_the_true_value(small):
     """With alpha = 1 the network starts every step from the smallest state that puts out the truth."""
-    model = model_of(small, forcing="generalized")
+    model = model_of(small, forcing="generalized 1")
     window = f.draw(small["lorenz"].test, 3, 6, np.random.default_rng(0))
     prediction, _, state = f.forced(model, window, 1.0)
     np.testing.assert_allclose(model.layers[-1].forward(state[0])[0], window[-1], atol=1e-5)
@@ -122,10 +120,10 @@ def test_a_state_drawn_all_the_way_gives_the_true_value(small):
     y, _ = model.layers[0](np.zeros((4, 3, 1)), state)
     np.testing.assert_array_equal(run, model.layers[-1].forward(y)[0])
     again, _, _ = f.forced(model, window[2:5], 1.0)
-    np.testing.assert_array_equal(again[1], prediction[3])  # the past is forgotten
+    np.testing.assert_array_equal(again, prediction[2:4])  # the past is forgotten
 
 
-@pytest.mark.parametrize("forcing", ["teacher", "scheduled .5", "free", "generalized"])
+@pytest.mark.parametrize("forcing", ["teacher", "scheduled .5", "free", "generalized .3"])
 def test_a_run_of_training_measures_and_is_a_function_of_its_settings(small, forcing):
     settings = SETTINGS | {"forcing": forcing}
     found, again = f.train(settings), f.train(settings)
@@ -150,7 +148,6 @@ def test_every_run_has_a_name_of_its_own():
         settings = study.sizes(_study.parse("", seeds=(2, 5), argv=argv))
         jobs = [*study.forcing_jobs(settings, 3), *study.network_jobs(settings, 3), *study.speed_jobs(settings)]
         assert len({name for name, _ in jobs}) == len(jobs) > 40
-        assert not any(job["task"] == "text" and job["forcing"] == "generalized" for _, job in jobs if "task" in job)
 
 
 def test_when_an_error_is_reached():
@@ -169,7 +166,7 @@ def test_the_numbers_are_drawn_and_claimed(small, monkeypatch):
         names = ["one", "states", "states_floor", "d_stsp", "d_stsp_floor", "weights"]
         names += [] if job["task"] == "text" else ["d_h", "d_h_floor", "pe20"]
         found = {name: rng.uniform(0.1, 1) for name in names}
-        found |= {"curve": rng.uniform(0.1, 1, horizon), "example": rng.normal(size=(2, horizon, 1))}
+        found |= {"curve": rng.uniform(0.1, 1, horizon), "example": rng.normal(size=(2, horizon))}
         found |= {name: np.sort(rng.uniform(0.1, 1, 4))[:: 1 if name in ("update", "seconds") else -1] for name in COURSE}
         return found if job["task"] == "text" else found | {"valid": rng.uniform(0, 9, 5)}
 
@@ -199,7 +196,6 @@ def test_claims_compare_the_gru_alone():
 
 def test_lorenz_data_are_clean_where_they_are_judged():
     data = f.load("lorenz")
-    np.testing.assert_array_equal(data.test, fr.data.Lorenz63().sample(3000, 8, seed=2))
     assert data.step == pytest.approx(0.009056)
     rough, smooth = (np.abs(np.diff(x, 2, axis=0)).mean() for x in (data.train, data.test))
     assert rough > 0.05 > smooth
