@@ -1,6 +1,6 @@
 """One direction of one recurrent layer: its parameters, and the kernels run over a span of steps."""
 
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -44,6 +44,7 @@ def weight_rows(cell, H: int, slots: tuple[int, int], side: str) -> np.ndarray:
     return np.concatenate([np.arange(H) + H * cell.gates.index(gate) for gate in gates]) if gates else np.empty(0, np.int64)
 
 
+@cache
 def row_width(layout: Layout, H: int, dtype) -> int:
     """Length of a row of pre-activations that has room for whole vectors from the start of each product's slots."""
     spans = (layout.input, layout.recurrent, layout.modulated)
@@ -63,6 +64,13 @@ def bias_blocks(cell, H: int):
 def block_rows(row_bytes: int) -> int:
     """How many rows of pre-activations a block of time may have: what fits, but enough for the products of its gradients."""
     return min(max(BLOCK_BYTES // row_bytes, 128), 512)
+
+
+@cache
+def _grid(layout: Layout, D: int, H: int, B: int, dtype) -> Grid:
+    rows = max(-(-B // 64), min(16, -(-B // 2)), 1)
+    steps = max(1, block_rows((row_width(layout, H, dtype) + D + 2 * H) * dtype.itemsize) // rows)
+    return Grid(1 << (steps.bit_length() - 1), rows, -(-B // rows))
 
 
 class Direction:
@@ -89,10 +97,7 @@ class Direction:
         return row_width(self.layout, self.H, dtype)
 
     def grid(self, B: int, dtype) -> Grid:
-        rows = max(-(-B // 64), min(16, -(-B // 2)), 1)
-        row_bytes = (self.width(dtype) + self.D + 2 * self.H) * dtype.itemsize
-        steps = max(1, block_rows(row_bytes) // rows)
-        return Grid(1 << (steps.bit_length() - 1), rows, -(-B // rows))
+        return _grid(self.layout, self.D, self.H, B, dtype)
 
     def operations(self, B: int) -> float:
         """Multiply-adds of one step, counted twice, as everyone does."""

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ..._jit import kernel
-from .loop import add_row, clear_row, copy_row
 from .product import product, product_transposed
+from .rows import add_row, clear_row, copy_row
 
 BLOCK = 256  # rows of one product
 

@@ -16,7 +16,8 @@ import numpy as np
 
 from ..._jit import kernel, loop
 from ..._math import exp
-from .loop import Batch, Flow, Scratch, Span, Sums, Trace, Weights, copy_row, make_backward, make_forward
+from .loop import Batch, Flow, Scratch, Span, Sums, Trace, Weights, make_backward, make_forward
+from .rows import copy_row
 
 OUTPUT, SYMBOL, PROBABILITIES = 0, 1, 2  # what is fed back: the output itself, a symbol drawn from it, its softmax
 

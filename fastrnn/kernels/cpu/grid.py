@@ -21,8 +21,9 @@ import numpy as np
 
 from ..._jit import full_vectors, kernel, loop
 from .._take import PUT, TAKE
-from .loop import add_row, clear_row, copy_row, layout
+from .loop import layout
 from .product import product, product_transposed
+from .rows import add_row, clear_row, copy_row
 
 
 class Images(NamedTuple):

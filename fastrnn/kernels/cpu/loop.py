@@ -21,6 +21,7 @@ import numpy as np
 from ..._jit import full_vectors, kernel, loop, pointwise
 from .._take import PUT, TAKE
 from .product import product, product_transposed
+from .rows import add_row, clear_row, copy_row, scale_row
 
 
 class Batch(NamedTuple):
@@ -137,31 +138,6 @@ def active_rows(order, lengths, first, count, step):
     while count > 0 and lengths[order[first + count - 1]] <= step:
         count -= 1
     return count
-
-
-@loop
-def copy_row(source, target):
-    """target[:] = source[: len(target)]."""
-    for j in range(target.shape[0]):
-        target[j] = source[j]
-
-
-@loop
-def add_row(source, target):
-    for j in range(target.shape[0]):
-        target[j] += source[j]
-
-
-@loop
-def clear_row(target):
-    for j in range(target.shape[0]):
-        target[j] = 0.0
-
-
-@loop
-def scale_row(factor, target):
-    for j in range(target.shape[0]):
-        target[j] *= factor[j]
 
 
 @loop

@@ -2,6 +2,9 @@
 
 from ..._jit import kernel
 from .product import VECTOR_BYTES, WIDE
+from .rows import add_row, clear_row, copy_row
+
+SQUARE = 16
 
 
 @kernel
@@ -32,10 +35,11 @@ def pack_rows(weight, rows, panels):
     while n < columns:
         left = columns - n
         wide = WIDE * one if left >= WIDE * one else (2 * one if left >= 2 * one else one)
+        inside = min(wide, N - n)
         for k in range(K):
-            row, at = weight[rows[k]], n * K + k * wide
-            for j in range(wide):
-                panels[at + j] = row[n + j] if n + j < N else 0.0
+            panel = panels[n * K + k * wide : n * K + (k + 1) * wide]
+            copy_row(weight[rows[k], n : n + inside], panel[:inside])
+            clear_row(panel[inside:])
         n += wide
 
 
@@ -52,8 +56,11 @@ def add_transposed(sums, rows, gradient):
     for k in range(K):
         line = sums[0, k * columns : (k + 1) * columns]
         for s in range(1, sums.shape[0]):
-            part = sums[s, k * columns : (k + 1) * columns]
-            for n in range(columns):
-                line[n] += part[n]
-        for n in range(rows.shape[0]):
-            gradient[rows[n], k] += line[n]
+            add_row(sums[s, k * columns : (k + 1) * columns], line)
+    for first in range(0, rows.shape[0], SQUARE):  # in squares, so that a line of memory is used whole on both sides
+        last = min(first + SQUARE, rows.shape[0])
+        for begin in range(0, K, SQUARE):
+            for n in range(first, last):
+                row = gradient[rows[n]]
+                for k in range(begin, min(begin + SQUARE, K)):
+                    row[k] += sums[0, k * columns + n]

@@ -12,6 +12,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from ..._jit import FUSED, JIT_DISABLED, VECTOR_BYTES, X86, kernel, loop, pointwise
+from .rows import copy_row
 
 WIDE = 4 if VECTOR_BYTES == 64 or not X86 else 2  # vectors of a full panel: 6 x 4 accumulators of 32 registers, or 6 x 2 of 16
 TALL = 6
@@ -171,15 +172,9 @@ def _product_transposed(a, M, dz, z0, width, target, K, panel):
         vectors = _panel_vectors((N - n) // one)
         wide = vectors * one
         for k in range(K):
-            _copy(dz[k * width + z0 + n : k * width + z0 + n + wide], panel[k * wide : k * wide + wide])
+            copy_row(dz[k * width + z0 + n : k * width + z0 + n + wide], panel[k * wide : k * wide + wide])
         _strip(a, 0, 1, M, panel, 0, target, n, N, M, vectors, K, 1)
         n += wide
-
-
-@loop
-def _copy(source, target):
-    for j in range(target.shape[0]):
-        target[j] = source[j]
 
 
 def _plain_product(a, a0, a_row, a_k, b, b0, c, c0, c_row, sizes):
