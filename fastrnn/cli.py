@@ -15,10 +15,12 @@ from ._jit import cache_folder
 from ._threads import get_num_threads
 from ._version import __version__
 from .cells import CELLS
+from .cells2d import CELLS2D
 from .forcing import FreeRunning
 from .kernels.cpu.product import VECTOR_BYTES
 from .layers.feedforward import Embedding, Linear
 from .layers.recurrent import Recurrent
+from .layers.recurrent2d import Recurrent2D
 from .model import Model
 
 PACKAGES = ("numpy", "scipy", "numba", "llvmlite", "matplotlib")
@@ -89,6 +91,8 @@ def _jobs(cells: list[str], dtype: str) -> Iterator[tuple[str, Callable[[], obje
     """What to compile, as small runs of it: everything that `fit` needs with the cells' default options."""
     for cell in cells:
         yield f"{cell} {dtype}", lambda cell=cell: _run_cell(cell, dtype)
+        if cell in CELLS2D:
+            yield f"{cell} over a grid {dtype}", lambda cell=cell: _run_grid(cell, dtype)
     for cell in cells:
         yield f"closed loop of one {cell} layer {dtype}", lambda cell=cell: _run_closed(cell, dtype)
     yield f"Linear and Embedding {dtype}", lambda: _gradient(Embedding(2, 1, dtype=dtype), Linear(1, 2, dtype=dtype))
@@ -116,6 +120,12 @@ def _run_closed(cell: str, dtype: str) -> None:
     model.generate(x, 1)
     symbols = Model(*layers, loss=losses.CrossEntropy(), readout="every")
     symbols.beam_search(x, 1, 1)
+
+
+def _run_grid(cell: str, dtype: str) -> None:
+    network = Recurrent2D(cell, 1, 1, dtype=dtype)
+    y, _, tape = network.forward(np.zeros((1, 1, 1, 1), dtype))
+    network.backward(tape, np.ones_like(y))
 
 
 def _gradient(*layers) -> None:

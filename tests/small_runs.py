@@ -98,6 +98,24 @@ def run(case: str, dtype: str) -> dict[str, np.ndarray]:
     return found
 
 
+IMAGES = ((3, 4, 3, 2, 3, [[3, 4], [1, 2], [2, 1]]), (1, 1, 1, 1, 1, None), (3, 2, 2, 19, 17, [[2, 2], [3, 1]]))  # R, C, B, D, H, sizes
+
+
+def grid(cell: str, dtype: str) -> dict[str, np.ndarray]:
+    """Everything that a forward and a backward over images return, from all corners."""
+    found = {}
+    for n, (R, C, B, D, H, sizes) in enumerate(IMAGES):
+        net, rng = fr.Recurrent2D(cell, D, H, corner="all", dtype=dtype, seed=n), np.random.default_rng(n)
+        y, end, tape = net.forward(rng.standard_normal((R, C, B, D)), sizes=sizes, details=True)
+        dend = [rng.standard_normal((4, B, H)) for _ in net.cell.states]
+        grads = net.backward(tape, rng.standard_normal(y.shape), dend, details=True)
+        arrays = {"y": y, "end": flat(end), "x": grads.x, "params": grads.params.flat, "h": grads.h} | grads.preactivations
+        arrays |= {f"tape_{name}": tape.gate(name) for name in net.cell.states + net.cell.saved}
+        arrays |= {f"a_{slot.name}": tape.preactivation(slot.name) for slot in net.cell.slots}
+        found |= {f"grid {cell} {n} {name}": array for name, array in arrays.items()}
+    return found
+
+
 def feedforward(dtype: str) -> dict[str, np.ndarray]:
     """A linear layer with every activation, and an embedding."""
     rng, found = np.random.default_rng(0), {}
@@ -121,7 +139,10 @@ def read(array, n, result):
 def main(path: str, dtype: str, *cases: str) -> None:
     found = {}
     for case in cases:
-        found |= feedforward(dtype) if case == "feedforward" else run(case, dtype)
+        if case.startswith("grid "):
+            found |= grid(case.removeprefix("grid "), dtype)
+        else:
+            found |= feedforward(dtype) if case == "feedforward" else run(case, dtype)
     try:
         read(np.zeros(4)[:2], 3, np.empty(1))
         found["checked"] = np.array(False)

@@ -16,7 +16,7 @@ import fastrnn as fr
 from fastrnn.kernels.cpu import product as product_module
 from fastrnn.kernels.cpu.packing import add_transposed, pack_columns, pack_rows
 from fastrnn.kernels.cpu.product import VECTOR_BYTES, WIDE, lanes, padded, product
-from fastrnn.layers import _direction, _layer, feedforward
+from fastrnn.layers import _corner, _direction, _layer, feedforward, recurrent2d
 
 DTYPES = ("float32", "float64")
 SIZES = st.tuples(st.integers(0, 20), st.integers(0, 9), st.integers(0, 33))  # rows, vectors of columns, depth
@@ -283,6 +283,24 @@ def test_uncleared_memory_reaches_nothing(case, monkeypatch):
     assert all(np.isfinite(array).all() for array in found.values())
 
 
+@pytest.mark.parametrize("cell", fr.CELLS2D)
+def test_the_wavefront_writes_inside_its_arrays_only_and_reads_no_uncleared_memory(cell, monkeypatch, plain_threads):
+    expected = small_runs.grid(cell, "float64")
+    guarded = {}
+
+    def around(make):
+        return lambda cell: guarded.setdefault((make, cell), RedZones(make(cell)))
+
+    for name in ("make_forward", "make_backward"):
+        monkeypatch.setattr(_corner, name, around(getattr(_corner, name)))
+    for module in (_corner, recurrent2d):
+        monkeypatch.setattr(module, "np", Poisoned())
+    found = small_runs.grid(cell, "float64")
+    assert_same(found, expected)
+    assert len(guarded) == 2 and all(zones.calls > 10 for zones in guarded.values())
+    assert all(np.isfinite(array).all() for array in found.values())
+
+
 def test_feedforward_kernels_write_inside_their_arrays_only(monkeypatch, plain_threads):
     expected = small_runs.feedforward("float64")
     zones = []
@@ -337,18 +355,20 @@ def test_bounds_checked_kernels(tmp_path):
 
     Checked loops are scalar, and fuse other multiplications with additions than vectorized ones: equal to rounding.
     """
-    found = run_elsewhere(tmp_path, "float64", ["everything"], NUMBA_BOUNDSCHECK="1")
+    found = run_elsewhere(tmp_path, "float64", ["everything", "grid lstm"], NUMBA_BOUNDSCHECK="1")
     assert found.pop("checked")
-    assert_close(found, small_runs.run("everything", "float64"))
+    assert_close(found, small_runs.run("everything", "float64") | small_runs.grid("lstm", "float64"))
 
 
 def test_kernels_in_the_interpreter(tmp_path):
     """With JIT off the same functions run as plain Python: the same numbers, and real coverage of their branches."""
-    cases = [*small_runs.CASES, "feedforward"]
+    cases = [*small_runs.CASES, "feedforward", *(f"grid {cell}" for cell in fr.CELLS2D)]
     found = run_elsewhere(tmp_path, "float64", cases, NUMBA_DISABLE_JIT="1")
     assert found.pop("checked") and not list(tmp_path.glob("fastrnn/**/*.nbi"))
     compared = [*small_runs.CASES] if os.environ.get("FASTRNN_TEST_EVERYTHING") else ["everything", "rnn", "lstm", "gru", "gru_before"]
     expected = small_runs.feedforward("float64")
+    for cell in fr.CELLS2D:
+        expected |= small_runs.grid(cell, "float64")
     for case in compared:
         expected |= small_runs.run(case, "float64")
     assert_close(found, expected)

@@ -12,9 +12,11 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "studies"))
 
 import _gradients
+import _images
 import _study
 import bidirectional_gain
 import gradient_vanishing
+import two_dimensions
 
 # Statistics
 
@@ -392,3 +394,68 @@ def test_rows_claims_and_figure_of_known_results():
     for names in (["vowels"], ["vowels", "letters"]):
         figure = bidirectional_gain.draw(rows, {"settings": size | {"data": names}})
         plt.close(figure)
+
+
+# Two dimensions
+
+
+def test_no_warp_is_no_change_and_a_small_one_a_small_one():
+    images = np.random.default_rng(0).random((5, 8, 8)).astype("f4")
+    assert _images.warp(images, 0.0, 1) is images
+    nearly = _images.warp(images, 1e-6, 1)
+    assert nearly.dtype == np.float32 and np.abs(nearly - images).max() < 1e-4
+    moved = _images.warp(images, 0.1, 1)
+    assert 0 <= moved.min() and moved.max() <= 1 and np.abs(moved - images).mean() > 0.05
+    np.testing.assert_array_equal(moved, _images.warp(images, 0.1, 1))
+    ramp = np.tile(np.arange(40.0), (300, 40, 1))  # the grey of a ramp is its column: its change is the displacement
+    shift = (_images.warp(ramp, 0.01, 2) - ramp)[:, 10:-10, 10:-10]
+    assert np.sqrt(2 * np.square(shift).mean()) == pytest.approx(0.01 * 40, rel=0.25)  # somewhat more at the border, less inside
+
+
+def test_the_published_warp_has_the_strength_that_the_study_says():
+    """Simard et al. 2003: uniform displacements, smoothed by a Gaussian of sigma 4, times 34, on 29 columns."""
+    from scipy.ndimage import gaussian_filter
+
+    field = 34 * gaussian_filter(np.random.default_rng(0).uniform(-1, 1, (100, 2, 29, 29)), (0, 0, 4, 4), mode="wrap")
+    strength = two_dimensions.STRENGTHS[two_dimensions.PUBLISHED]
+    assert np.sqrt(np.square(field).sum(axis=1).mean()) == pytest.approx(strength * 28, rel=0.05)
+
+
+def test_copies_are_shifted_by_a_pixel():
+    image = np.arange(1.0, 10.0).reshape(1, 3, 3)
+    same, down, up, right, left = _images.shifted(image)
+    np.testing.assert_array_equal(same, image[0])
+    np.testing.assert_array_equal(down, [[0, 0, 0], [1, 2, 3], [4, 5, 6]])
+    np.testing.assert_array_equal(up, [[4, 5, 6], [7, 8, 9], [0, 0, 0]])
+    np.testing.assert_array_equal(right, [[0, 1, 2], [0, 4, 5], [0, 7, 8]])
+    np.testing.assert_array_equal(left, [[2, 3, 0], [5, 6, 0], [8, 9, 0]])
+
+
+def test_rivals_are_of_one_size():
+    goal = _images.model_of("2-D lstm", 16, 8, seed=0).params.flat.size
+    for kind in _images.KINDS[1:]:
+        found = _images.model_of(kind, _images.size_of(kind, goal, 8), 8, seed=0).params.flat.size
+        assert found == pytest.approx(goal, rel=0.03)
+
+
+def test_the_norm_by_distance_counts_paths():
+    assert _images.carousel(6, 0.7) < 1e-13
+    np.testing.assert_allclose(_images.paths(0.5, 4) * np.sqrt(2) / 2, [1, np.sqrt(2) / 2, np.sqrt(6) / 4, np.sqrt(20) / 8])
+
+
+def test_a_run_on_images_is_trained_and_tested(tmp_path):
+    """On files in MNIST's format, whose classes are told apart by one pixel."""
+    rng = np.random.default_rng(0)
+    for name in ("train", "t10k"):
+        labels = rng.integers(0, 10, size=40).astype(np.uint8)
+        images = np.zeros((40, 5, 4), np.uint8)
+        images[np.arange(40), labels % 5, labels // 5] = 255
+        for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
+            head = bytes([0, 0, 8, array.ndim]) + b"".join(int(n).to_bytes(4, "big") for n in array.shape)
+            (tmp_path / f"{name}-{kind}-ubyte").write_bytes(head + array.tobytes())
+    settings = {"mnist": str(tmp_path), "train": 30, "test": 20, "kind": "2-D lstm", "hidden": 8, "seed": 0, "shifted": False}
+    settings |= {"noise": 0.1, "batch": 5, "epochs": 30, "strengths": (0.0, 0.1)}
+    found = _images.train(settings)
+    assert found["tested"] == 20 and found["right"].shape == (2,) and found["train"] > 0.8 and found["right"][0] > 12
+    assert found["curve"].shape == (8,) and found["curve"][1] == 1.0
+    np.testing.assert_array_equal(found["right"], _images.train(settings)["right"])

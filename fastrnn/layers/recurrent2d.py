@@ -171,6 +171,7 @@ class Recurrent2D:
         tape : Tape2D
         """
         y, state, images, kept = self._run(x, sizes, True, bool(details))
+        y = y.view()  # what is kept stays writeable: for Numba a read-only array is another type
         y.flags.writeable = False
         return y, state, Tape2D(self, images, kept)
 
