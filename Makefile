@@ -44,6 +44,7 @@ $(BENCH)/installed: pyproject.toml
 bench: $(BENCH)/installed
 	$(BENCH)/bin/python benchmarks/compare.py
 	$(BENCH)/bin/python benchmarks/ctc.py
+	$(BENCH)/bin/python benchmarks/generate.py
 
 lint: $(VENV)/installed
 	$(RUN) -m ruff check .
