@@ -39,7 +39,8 @@ class Pass(NamedTuple):
 class Line:
     """Prediction w · (sum of x over the valid steps) + b. The sum is the state, `bptt` the updates a batch."""
 
-    readout, loss = "last", CrossEntropy()
+    readout, loss, _images = "last", CrossEntropy(), False
+    _target_weight = Model._target_weight
 
     def __init__(self, size=2, dropout=0.0, hook=lambda: None, dtype="float64"):
         self.params = Params({"w": (size,), "b": ()}, dtype)
