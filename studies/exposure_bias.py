@@ -27,7 +27,7 @@ of symbols does not learn the distribution); a GRU-64 in PyTorch on the laser: o
 .11 / 7.5.
 
 Where the shape fails: on Lorenz' system, scheduled sampling lowers the one-step error as well, with or without noise in
-training. A step of .01 changes little, so that one-step errors say little about the dynamics; errors that have added up say more.
+training. Perhaps because a step of .01 changes little: one-step errors then say little about the dynamics, those that have added up more.
 """
 
 import math

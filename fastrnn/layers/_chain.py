@@ -1,13 +1,13 @@
 """A model's layers as one chain that goes step by step, so that what comes out can go in again."""
 
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import numpy as np
 
 from .. import _threads
 from .._params import Params
-from ..cells._dense import dense
+from ..cells import Cell, Slot, build
 from ..kernels.cpu.closed import BackLink, Feedback, Link, make_beam_search, make_closed_backward, make_closed_forward, make_generate
 from ..kernels.cpu.loop import Flow, Trace
 from ._direction import ROW_WORK, SERIAL_WORK, SPAN_WORK, Direction, Kept
@@ -46,7 +46,7 @@ class Chain:
             if isinstance(layer, Recurrent):
                 self.places += [Place(k, depth, direction) for depth, direction in enumerate(layer._directions)]
             elif isinstance(layer, Linear):
-                cell = dense(layer.activation)
+                cell = _dense(layer.activation)
                 self.places.append(Place(k, 0, Direction(cell, layer.input_size, layer.output_size, False)))
         self.cells = tuple(place.direction.cell for place in self.places)
         self.input_size = self.places[0].direction.D
@@ -218,6 +218,12 @@ class Chain:
         else:
             for task in tasks:
                 task()
+
+
+@cache
+def _dense(activation: str) -> Cell:
+    """A Linear as a cell without memory, h' = f(W x + b): an Elman network's without its recurrent product."""
+    return build("rnn", activation=activation)._replace(name="dense", slots=(Slot("h", "h", None),), biases=("bias_ih",))
 
 
 def _check_layer(layer) -> None:
