@@ -34,7 +34,7 @@ class Pull(NamedTuple):
     alpha: np.ndarray
 
 
-def entering(model, forcing, x, target, rng, update: int) -> Drawn | Pull | None:
+def entering(model, forcing, x, target, lengths, rng, update: int) -> Drawn | Pull | None:
     """What `forcing` comes to for one batch; None where only the teacher's values enter."""
     if forcing is None or isinstance(forcing, TeacherForcing):
         return None
@@ -43,19 +43,29 @@ def entering(model, forcing, x, target, rng, update: int) -> Drawn | Pull | None
     if model.readout != "every":
         raise ValueError(f'forcing: readout="every" is required, as an output at every step is fed back; got {model.readout!r}')
     if isinstance(forcing, GeneralizedForcing):
-        return _pull(model, forcing, x, target)
+        return _pull(model, forcing, x, target, lengths)
     feed = feed_of(model, forcing.feed)
     if rng is None and (isinstance(forcing, ScheduledSampling) or feed == "sample"):
         raise ValueError(f"rng: a numpy.random.Generator is required to draw for {type(forcing).__name__}; got None")
+    if rng is not None and not isinstance(rng, np.random.Generator):
+        raise TypeError(f"rng: a numpy.random.Generator is required; got {type(rng).__name__}")
     T, B = x.shape[:2]
     # a child of its own: the generator's other draws, dropout masks, are what they are without forcing
-    coins, symbols = (0, 0) if rng is None else rng.spawn(1)[0].integers(2**63, size=2)
-    own = np.ascontiguousarray(forcing.own(T, B, int(coins), update))
+    coins, symbols = (0, 0) if rng is None else _child(rng).integers(2**63, size=2)
+    own = np.array(forcing.own(T, B, int(coins), update))
     if own.shape != (T, B) or own.dtype != bool:
         raise ValueError(f"forcing: own() is required to return bool of shape ({T}, {B}); got {own.dtype} of shape {own.shape}")
+    own[:1] = False  # there is no output before the first
     if not own.any():
         return None
     return Drawn(KINDS[feed], own, uniforms(int(symbols), T, B), 0.0 if feed == "argmax" else 1.0)
+
+
+def _child(rng: np.random.Generator) -> np.random.Generator:
+    try:
+        return rng.spawn(1)[0]
+    except TypeError as error:
+        raise TypeError(f"rng: a Generator that can spawn is required, such as numpy.random.default_rng(seed); {error}") from None
 
 
 def feed_of(model, feed: str | None) -> str:
@@ -78,7 +88,7 @@ def feed_of(model, feed: str | None) -> str:
     return feed
 
 
-def _pull(model, forcing: GeneralizedForcing, x, target) -> Pull | None:
+def _pull(model, forcing: GeneralizedForcing, x, target, lengths) -> Pull | None:
     last = max((k for k, layer in enumerate(model.layers) if isinstance(layer, Recurrent)), default=None)
     above = () if last is None else model.layers[last + 1 :]
     plain = len(above) == 1 and isinstance(above[0], Linear) and above[0].activation == "identity"
@@ -86,22 +96,26 @@ def _pull(model, forcing: GeneralizedForcing, x, target) -> Pull | None:
         raise ValueError("forcing: GeneralizedForcing requires a Recurrent, one Linear without activation on it, and MeanSquaredError")
     if forcing.alpha == 0.0:
         return None
+    (T, B), O = x.shape[:2], above[0].output_size
+    target = np.asarray(target)
+    target = _check.array("target", target[:, :, None] if target.ndim == 2 and O == 1 else target, (T, B, O), "float64")
     weight, bias = (above[0].params[name].astype(np.float64) for name in ("weight", "bias"))
-    goal = ((np.asarray(target, np.float64).reshape(*x.shape[:2], -1) - bias) @ np.linalg.pinv(weight).T).astype(model.dtype)
-    alpha = _adapted(model, last, x, goal, forcing.points) if forcing.alpha == "adaptive" else forcing.alpha
+    goal = ((target - bias) @ np.linalg.pinv(weight).T).astype(model.dtype)
+    alpha = _adapted(model, last, x, goal, lengths, forcing.points) if forcing.alpha == "adaptive" else forcing.alpha
     return Pull(goal, np.full(x.shape[0], alpha, model.dtype))
 
 
-def _adapted(model, last: int, x, goal, points: int) -> float:
+def _adapted(model, last: int, x, goal, lengths, points: int) -> float:
     """max(0, 1 - 1 / σ), σ the geometric mean of the Jacobians' spectral norms along the batch forced all the way."""
     network = model.layers[last]
     if last != 0 or network.num_layers > 1:
         raise ValueError('alpha: "adaptive" requires a model whose first layer is its only recurrent one, of one layer; got another')
     T, B = x.shape[:2]
-    if T < 2:
+    steps = np.flatnonzero(np.arange(1, T)[:, None] < lengths)  # with a state before them, and no padding
+    if not steps.size:
         return 0.0
-    _, _, tape = network.forward(x, pull=(goal, np.ones(T)))
-    chosen = np.linspace(0, (T - 1) * B - 1, min(points, (T - 1) * B)).astype(int)
+    _, _, tape = network.forward(x, lengths=lengths, pull=(goal, np.ones(T)))
+    chosen = steps[np.linspace(0, steps.size - 1, min(points, steps.size)).astype(int)]
     states = [goal[:-1].reshape(-1, network.hidden_size)[chosen]]
     states += [tape.gate(name)[0, :-1].reshape(-1, network.hidden_size)[chosen] for name in network.cell.states[1:]]
     J = jacobian(network, x[1:].reshape((T - 1) * B, -1)[chosen], tuple(states))

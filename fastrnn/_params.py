@@ -68,6 +68,9 @@ class Params(Mapping):
     def copy(self) -> "Params":
         return Params(self.shapes, self.dtype, self.flat.copy())
 
+    def __deepcopy__(self, memo) -> "Params":
+        return memo.setdefault(id(self), self.copy())  # its views are of its own buffer
+
     @staticmethod
     def join(groups: Mapping[str, "Params"]) -> tuple["Params", dict[str, "Params"]]:
         """One buffer for several groups, names prefixed ``group.name``; and each group as views of that buffer."""

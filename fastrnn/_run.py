@@ -257,7 +257,7 @@ class Run:
             "model": self.model.config(),
             "optimizer": self.optimizer.config(),
             "bptt": repr(self.bptt),
-            "forcing": repr(self.forcing),
+            "forcing": _described(self.forcing),
             "seed": self.seed,
             "carry_state": self.carry_state,
             "data": self.data.settings,
@@ -332,17 +332,28 @@ class Run:
 
 def _evaluate(model, data: Source, carry: bool) -> dict[str, float]:
     """The model's loss and metrics: means over all valid targets of all batches. `carry`: each goes on where the last ended."""
-    sums, total, state = {}, 0.0, None
+    sums, totals, state = {}, {}, None
     for batch in data.start(0, 0, 0):
         if carry:
             values, state = model._evaluate(batch, state)
         else:
             values = model.evaluate(*batch)
-        weight = model._target_weight(batch)
-        total += weight
         for name, value in values.items():
+            weight = model._target_weight(batch, name)
+            totals[name] = totals.get(name, 0.0) + weight
             sums[name] = sums.get(name, 0.0) + (weight * value if weight else 0.0)
-    return {name: value / total if total else math.nan for name, value in sums.items()}
+    return {name: value / totals[name] if totals[name] else math.nan for name, value in sums.items()}
+
+
+def _described(thing) -> str:
+    """What tells a forcing from another in every process: names and values, no addresses."""
+    if dataclasses.is_dataclass(thing):
+        return f"{type(thing).__qualname__}({', '.join(f'{name}={_described(value)}' for name, value in vars(thing).items())})"
+    if callable(thing) and hasattr(thing, "__qualname__"):
+        return f"{thing.__module__}.{thing.__qualname__}"
+    if type(thing).__repr__ is object.__repr__:
+        return f"{type(thing).__module__}.{type(thing).__qualname__}({', '.join(f'{k}={_described(v)}' for k, v in vars(thing).items())})"
+    return repr(thing)
 
 
 def _check_like(name: str, value, array: np.ndarray) -> np.ndarray:

@@ -66,7 +66,7 @@ def generate(model, prefix, steps, *, lengths=None, inputs=None, state=None, tem
     B = x.shape[1]
     inputs = _other_inputs(model, inputs, steps, B)
     drawn = _feedback.Drawn(
-        _feedback.KINDS[feed], np.ones((1, B), bool), uniforms(_check.integer("seed", seed, minimum=0), steps, B), temperature
+        _feedback.KINDS[feed], np.ones((1, B), bool), uniforms(_check.integer("seed", seed, 0, 2**64 - 1), steps, B), temperature
     )
     symbols = np.full((steps, B), -1, np.int64)
     outputs, ends = np.zeros((steps, B, O), model.dtype), np.full(B, steps, np.int64)

@@ -35,11 +35,11 @@ def jacobian(network: Recurrent, x, state) -> np.ndarray:
     >>> bool(np.allclose(J[0], rnn.params["weight_hh_l0"]))
     True
     """
-    if not isinstance(network, Recurrent) or network.num_layers > 1 or network.bidirectional:
-        raise ValueError("network: a Recurrent of one layer and one direction is required")
+    if not isinstance(network, Recurrent) or network.num_layers > 1 or network.bidirectional or network.batch_first:
+        raise ValueError("network: a Recurrent of one layer and one direction, time first, is required")
     x = _check.array("x", x, ("N", network.input_size), network.dtype)
     H, names, N = network.hidden_size, network.cell.states, x.shape[0]
-    parts = state if isinstance(state, (tuple, list)) else (state,)
+    parts = state if isinstance(state, tuple) or (isinstance(state, list) and len(names) > 1) else (state,)
     if len(parts) != len(names):
         raise ValueError(f"state: {len(names)} array(s) ({', '.join(names)}) are required; got {len(parts)}")
     parts = [_check.array(f"state {name}", part, (N, H), network.dtype)[None] for name, part in zip(names, parts)]

@@ -1,5 +1,6 @@
 """Sequence to sequence: one network reads, its last state is the first of another, which writes."""
 
+import copy
 from collections.abc import Iterator
 
 import numpy as np
@@ -81,10 +82,27 @@ class EncoderDecoder:
             raise ValueError(f"decoder: an Embedding is required as its first layer; got {type(decoder[0]).__name__}")
         self.num_symbols = self.decoder._chain.output_size
         self.stop = _check.integer("stop", stop, 0, self.num_symbols - 1)
-        self.params, parts = Params.join({"encoder": self.encoder.params, "decoder": self.decoder.params})
-        self.encoder.own(parts["encoder"])
-        self.decoder.own(parts["decoder"])
+        if {id(layer) for layer in self.encoder.layers} & {id(layer) for layer in self.decoder.layers}:
+            raise ValueError("decoder: layers of its own are required; got one of the encoder's. Build a second one for a second place")
+        self.own(Params.join({"encoder": self.encoder.params, "decoder": self.decoder.params})[0])
         self.dtype = self.params.dtype
+
+    def __deepcopy__(self, memo) -> "EncoderDecoder":
+        new = object.__new__(type(self))
+        memo[id(self)] = new
+        vars(new).update(copy.deepcopy(vars(self), memo))
+        new.own(new.params)
+        return new
+
+    def own(self, params: Params) -> None:
+        """Take these for `params`, of the same names and shapes, and give both models views of them."""
+        self.params = params
+        for model, flat in zip((self.encoder, self.decoder), self._halves(params)):
+            model.own(Params(model.params.shapes, params.dtype, flat))
+
+    def _halves(self, params: Params) -> tuple[np.ndarray, np.ndarray]:
+        """The encoder's part of a buffer, and the decoder's."""
+        return tuple(np.split(params.flat, [self.encoder.params.flat.size]))
 
     # Use
 
@@ -141,12 +159,11 @@ class EncoderDecoder:
         x, lengths = self.encoder._inputs(x, lengths)
         batch = self._written(x, target, weights)
         _, read, finals = self.encoder._forward(x, lengths, None, rng, memory=bptt.memory)
-        entering = _feedback.entering(self.decoder, forcing, batch.x, batch.target, rng, update)
+        entering = _feedback.entering(self.decoder, forcing, batch.x, batch.target, batch.lengths, rng, update)
         item = bptt.forward(self.decoder, batch, finals, rng, entering)
         grads = self.params.like()
-        ours, theirs = grads.flat[: self.encoder.params.flat.size], grads.flat[self.encoder.params.flat.size :]
-        encoded = Params(self.encoder.params.shapes, self.dtype, ours)
-        decoded = Params(self.decoder.params.shapes, self.dtype, theirs)
+        models = self.encoder, self.decoder
+        encoded, decoded = (Params(model.params.shapes, self.dtype, flat) for model, flat in zip(models, self._halves(grads)))
         starts, clipped = self.decoder._backward(item.trace, item.dprediction, None, decoded, clip=bptt.clip)
         _, cut = self.encoder._backward(read, None, starts, encoded, clip=bptt.clip)
         yield Pass(item.loss, grads, (), item.prediction, item.weight, cut + clipped)
@@ -174,14 +191,16 @@ class EncoderDecoder:
         if (labels >= self.num_symbols).any() or (labels == self.stop).any():
             worst = labels[(labels >= self.num_symbols) | (labels == self.stop)][0]
             raise ValueError(f"target: labels from 0 to {self.num_symbols - 1} but the stop symbol {self.stop} are required; got {worst}")
+        weights = None if weights is None else _check.array("weights", weights, (labels.shape[0],), "float64", meaning="(one a sequence)")
         fed = np.full((labels.shape[1] + 1, labels.shape[0]), self.stop)
         fed[1:] = np.where(inside, labels, self.stop).T
-        return Batch(fed, np.concatenate([fed[1:], fed[:1]]), ends + 1, None if weights is None else np.asarray(weights))
+        return Batch(fed, np.concatenate([fed[1:], fed[:1]]), ends + 1, weights)
 
-    def _target_weight(self, batch: Batch) -> float:
-        """The sum of the weights of the symbols to write."""
+    def _target_weight(self, batch: Batch, metric: str) -> float:
+        """The sum of the weights of what a metric is a mean over: the symbols to write, or the sequences."""
         written = self._written(np.asarray(batch.x), batch.target, batch.weights)
-        return float(written.lengths @ (np.ones(len(written.lengths)) if written.weights is None else written.weights))
+        weights = np.ones(len(written.lengths)) if written.weights is None else written.weights
+        return float(weights.sum() if metric == "exact" else written.lengths @ weights)
 
     def _start(self, x, lengths) -> tuple[np.ndarray, tuple]:
         """What the decoder is given first, and the state that it begins from."""

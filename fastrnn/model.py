@@ -1,5 +1,6 @@
 """Layers, a readout and a loss: predict, evaluate, gradients."""
 
+import copy
 from collections.abc import Iterator
 from functools import cached_property
 from itertools import accumulate
@@ -90,6 +91,13 @@ class Model:
         self._check_layers()
         self.own(Params.join({str(k): layer.params for k, layer in enumerate(layers)})[0])
         self.dtype = self.params.dtype
+
+    def __deepcopy__(self, memo) -> "Model":
+        new = object.__new__(type(self))
+        memo[id(self)] = new
+        vars(new).update(copy.deepcopy({name: value for name, value in vars(self).items() if name != "_chain"}, memo))
+        new.own(new.params)
+        return new
 
     def own(self, params: Params) -> None:
         """Take these for `params`, of the same names and shapes, and give every layer views of them."""
@@ -186,7 +194,7 @@ class Model:
         weights, bptt = None if weights is None else np.asarray(weights), bptt or Full()
         if self._images and bptt != Full():
             raise ValueError(f"bptt: Full() without memory= or clip= is required for a network over a grid; got {bptt}")
-        entering = _feedback.entering(self, forcing, x, target, rng, update)
+        entering = _feedback.entering(self, forcing, x, target, lengths, rng, update)
         yield from bptt.passes(self, Batch(x, target, lengths, weights), state, rng, entering)
 
     def generate(
@@ -317,8 +325,8 @@ class Model:
         lengths = _extent.checked(lengths, x.shape[:-1])
         return (x if isinstance(first, MEMORY) else _cleared(x, lengths)), lengths
 
-    def _target_weight(self, batch: Batch) -> float:
-        """The sum of the weights of the batch's valid targets."""
+    def _target_weight(self, batch: Batch, metric: str) -> float:
+        """The sum of the weights of what a metric is a mean over: the batch's valid targets."""
         shape = np.shape(batch.x)[: 3 if self._images else 2]
         weights = np.ones(shape[-1]) if batch.weights is None else np.asarray(batch.weights, float)
         if self.readout != "every" or self.loss.per_sequence:

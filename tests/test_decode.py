@@ -142,7 +142,7 @@ def test_draws_at_the_edges():
         ({"top_p": 0.0}, "top_p: a number greater than 0"),
         ({"top_p": 1.5}, "top_p: a number of at most 1"),
         ({"stop": V}, "stop: an integer from 0 to"),
-        ({"seed": -1}, "seed: an integer at least 0"),
+        ({"seed": -1}, "seed: an integer from 0 to"),
         ({"lengths": [1, 0, 1]}, "prefix: at least one step is required"),
         ({"prefix": np.zeros((0, B), int)}, "prefix: at least one step is required"),
         ({"inputs": np.zeros((1, B, 2))}, "inputs: shape"),

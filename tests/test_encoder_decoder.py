@@ -1,5 +1,7 @@
 """Reading and writing: gradients through both networks, what is fed and what is asked for, and tasks that are learned."""
 
+import copy
+
 import numpy as np
 import pytest
 from tolerances import TOLERANCES
@@ -84,6 +86,25 @@ def test_scheduled_sampling_and_validation():
     assert len(forced["validation_exact"]) == 2 and np.isfinite(forced["validation_loss"]).all()
 
 
+def test_a_copy_learns_by_itself():
+    model, (x, target, lengths) = network(dtype="float32"), (X, TARGET, LENGTHS)
+    before, other = model.params.flat.copy(), copy.deepcopy(model)
+    fr.fit(other, (x, target, lengths), epochs=3)
+    assert model.params.flat.tobytes() == before.tobytes() != other.params.flat.tobytes()
+    for one in (other, other.encoder, other.encoder.layers[1], other.decoder.layers[2]):
+        assert np.shares_memory(one.params.flat, other.params.flat)
+    assert other.gradient(x, target, lengths).loss < model.gradient(x, target, lengths).loss
+
+
+def test_validation_weighs_exact_by_sequences():
+    model, calls = network(dtype="float32"), iter([1.0, 0.0])
+    batches = [(X[:, :1], TARGET[:1], LENGTHS[:1]), (X[:, 1:], TARGET[1:], LENGTHS[1:])]
+    evaluate = model.evaluate
+    model.evaluate = lambda *batch: evaluate(*batch) | {"exact": next(calls)}
+    history = fr.fit(model, batches, validation=batches, epochs=1)
+    np.testing.assert_allclose(history["validation_exact"], [1 / 3])
+
+
 # The tasks ----------------------------------------------------------------------------------------------------------
 
 
@@ -144,6 +165,10 @@ def test_networks_that_do_not_fit_are_named():
         fr.EncoderDecoder(encoder, decoder, stop=5)
     with pytest.raises(ValueError, match="6 outputs and CrossEntropy are required"):
         fr.EncoderDecoder(encoder, (fr.Embedding(6, 4), *decoder[1:]), stop=4)
+    with pytest.raises(ValueError, match="layers of its own are required"):
+        fr.EncoderDecoder(encoder, (encoder[0], *decoder[1:]), stop=4)
+    with pytest.raises(ValueError, match="weights: shape"):
+        network().gradient(X, TARGET, LENGTHS, weights=np.ones((4, 3)))
     with pytest.raises(ValueError, match="state: None is required"):
         network().gradient(X, TARGET, LENGTHS, state=())
     with pytest.raises(ValueError, match=r"bptt: Full\(\) is required"):

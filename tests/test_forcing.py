@@ -143,9 +143,11 @@ def test_the_same_draws_in_any_batch_and_for_any_threads(forcing):
     assert one.prediction.tobytes() == whole.prediction.tobytes() and one.grads.flat.tobytes() == whole.grads.flat.tobytes()
 
 
-@pytest.mark.parametrize("forcing", [fr.FreeRunning(), fr.GeneralizedForcing(0.3)], ids=repr)
+@pytest.mark.parametrize("forcing", [fr.FreeRunning(), fr.GeneralizedForcing(0.3), fr.GeneralizedForcing("adaptive")], ids=repr)
 def test_padding_reaches_nothing(forcing):
-    model, x, target = values(), SERIES.copy(), VALUES.copy()
+    layers = fr.GRU(4, 6, **DOUBLE, initializers={"weight_hh": fr.initializers.SpectralRadius(4.0)}), fr.Linear(6, 3, **DOUBLE)
+    model = fr.Model(*layers, loss=fr.MeanSquaredError(), readout="every")
+    x, target = SERIES.copy(), VALUES.copy()
     clean = gradient(model, x, target, forcing)
     for b, length in enumerate(LENGTHS):
         x[length:, b], target[length:, b] = np.nan, np.nan
@@ -181,7 +183,7 @@ def test_a_state_pulled_all_the_way_is_the_goal():
 
 def test_generalized_forcing_pulls_towards_the_state_that_puts_out_the_target():
     model = fr.Model(fr.GRU(4, 6, **DOUBLE), fr.Linear(6, 3, **DOUBLE), loss=fr.MeanSquaredError(), readout="every")
-    pull = _feedback.entering(model, fr.GeneralizedForcing(0.25), SERIES, VALUES, None, 0)
+    pull = _feedback.entering(model, fr.GeneralizedForcing(0.25), SERIES, VALUES, LENGTHS, None, 0)
     np.testing.assert_allclose(pull.goal @ model.params["1.weight"].T + model.params["1.bias"], VALUES, rtol=0, atol=1e-12)
     assert (pull.alpha == 0.25).all()
     # the readout's own weights also move the goal, which counts as given
@@ -195,10 +197,10 @@ def test_alpha_adapts_to_the_jacobians():
     )
     weight = model.layers[0].params["weight_hh_l0"]
     weight[...] = 2.0 * np.linalg.qr(np.random.default_rng(0).standard_normal((6, 6)))[0]
-    pull = _feedback.entering(model, fr.GeneralizedForcing("adaptive"), SERIES, VALUES, None, 0)
+    pull = _feedback.entering(model, fr.GeneralizedForcing("adaptive"), SERIES, VALUES, LENGTHS, None, 0)
     np.testing.assert_allclose(pull.alpha, 0.5, rtol=1e-12)
     weight /= 4
-    assert (_feedback.entering(model, fr.GeneralizedForcing("adaptive"), SERIES, VALUES, None, 0).alpha == 0).all()
+    assert (_feedback.entering(model, fr.GeneralizedForcing("adaptive"), SERIES, VALUES, LENGTHS, None, 0).alpha == 0).all()
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
@@ -273,6 +275,39 @@ def test_fit_tells_the_forcing_the_number_of_the_update():
 def test_bad_input_is_named(make, message):
     with pytest.raises((ValueError, TypeError), match=message):
         make()
+
+
+def test_the_first_input_is_never_ones_own():
+    class Always(fr.forcing.Forcing):
+        feed = "probabilities"
+
+        def own(self, T, B, key, update):
+            return np.ones((T, B), bool)
+
+    found, free = (gradient(symbols(), TOKENS, NEXT, forcing) for forcing in (Always(), fr.FreeRunning("probabilities")))
+    assert found.loss == free.loss and found.grads.flat.tobytes() == free.grads.flat.tobytes()
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (4, 0)])
+@pytest.mark.parametrize("forcing", [fr.FreeRunning(), fr.GeneralizedForcing(0.3), fr.GeneralizedForcing("adaptive")], ids=repr)
+def test_nothing_comes_of_nothing(forcing, shape):
+    model = fr.Model(fr.GRU(4, 6, **DOUBLE), fr.Linear(6, 3, **DOUBLE), loss=fr.MeanSquaredError(), readout="every")
+    found = model.gradient(np.zeros((*shape, 4)), np.zeros((*shape, 3)), forcing=forcing)
+    assert found.loss == 0.0 and not found.grads.flat.any()
+
+
+def test_a_run_with_a_forcing_of_ones_own_can_be_resumed(tmp_path):
+    x, settings = RNG.standard_normal((T, 8, 4)), []
+
+    def half(update):
+        return 0.5
+
+    for epochs in (1, 2):
+        options = {"forcing": fr.ScheduledSampling(half), "batch_size": 4, "checkpoint": tmp_path / "run", "resume": epochs > 1}
+        settings.append(fr.fit(values(), (x, x[:, :, 1:]), epochs=epochs, **options))
+    assert len(settings[1]["loss"]) == 2
+    with pytest.raises(ValueError, match="the checkpoint's forcing is required again"):
+        fr.fit(values(), (x, x[:, :, 1:]), epochs=3, batch_size=4, checkpoint=tmp_path / "run", resume=True)
 
 
 def test_a_forcing_of_ones_own_is_checked():

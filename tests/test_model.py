@@ -1,5 +1,7 @@
 """Models: gradients of everything through every readout, saving, errors; and the jobs that the package is for."""
 
+import copy
+
 import numpy as np
 import pytest
 import reference
@@ -182,3 +184,14 @@ def test_adding_problem():
     fr.fit(model, stream, optimizer=fr.Adam(5e-3, clip_norm=1.0), steps=3000)
     x, target, lengths = task.sample(1000, np.random.default_rng(99))
     assert model.evaluate(x, target, lengths)["loss"] <= 0.005
+
+
+def test_a_copy_learns_by_itself():
+    x, target = np.random.default_rng(0).standard_normal((5, 8, 3)).astype("f4"), np.arange(8) % 2
+    layers = fr.Bidirectional(fr.GRU(3, 4), fr.GRU(3, 4, reverse=True)), fr.Linear(8, 2)
+    model = fr.Model(*layers, loss=fr.CrossEntropy())
+    before, other = model.params.flat.copy(), copy.deepcopy(model)
+    fr.fit(other, (x, target), epochs=3)
+    assert model.params.flat.tobytes() == before.tobytes() != other.params.flat.tobytes()
+    assert all(np.shares_memory(layer.params.flat, other.params.flat) for layer in other.layers)
+    assert np.abs(other.predict(x) - model.predict(x)).max() > 0

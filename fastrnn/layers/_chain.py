@@ -48,6 +48,8 @@ class Chain:
             elif isinstance(layer, Linear):
                 cell = _dense(layer.activation)
                 self.places.append(Place(k, 0, Direction(cell, layer.input_size, layer.output_size, False)))
+        if not self.places:
+            raise ValueError("forcing: a Recurrent or a Linear is required between what enters and what is fed back; got none")
         self.cells = tuple(place.direction.cell for place in self.places)
         self.input_size = self.places[0].direction.D
         self.output_size = self.places[-1].direction.H
