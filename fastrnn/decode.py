@@ -71,6 +71,9 @@ def generate(model, prefix, steps, *, lengths=None, inputs=None, state=None, tem
     symbols = np.full((steps, B), -1, np.int64)
     outputs, ends = np.zeros((steps, B, O), model.dtype), np.full(B, steps, np.int64)
     chain.generate(x, entered, _feedback.feedback(chain, drawn, x, symbols, top_k, top_p), outputs, inputs, stop, ends)
+    if drawn.kind == SYMBOL and not np.isfinite(outputs).all():
+        step, b = np.argwhere(~np.isfinite(outputs).all(axis=2))[0]
+        raise FloatingPointError(f"generate: step {step} of sequence {b}: the logits are not finite. Check the model's parameters")
     return Generated(outputs, symbols if drawn.kind == SYMBOL else None, ends, chain.finals(entered))
 
 
@@ -90,6 +93,8 @@ def beam_search(model, prefix, steps, width, *, lengths=None, state=None, stop=N
     scores = np.where(np.arange(width) == 0, 0.0, -np.inf) + np.zeros((B, 1))
     parents, symbols = np.zeros((steps, B, width), np.int64), np.full((steps, B, width), -1, np.int64)
     chain.beam_search(x, entered, _feedback.feedback(chain, drawn, x, tokens), width, stop, scores, parents, symbols)
+    if np.isnan(scores).any():
+        raise FloatingPointError("beam_search: the logits are not finite. Check the model's parameters")
     return _trace_back(parents, symbols, scores)
 
 

@@ -233,6 +233,11 @@ class Model:
         -------
         Generated
 
+        Raises
+        ------
+        FloatingPointError
+            Where logits are not finite; real-valued outputs may be anything.
+
         Notes
         -----
         The first call compiles the loop for this kind of layers (some seconds; kept on disk; ``fastrnn warmup`` does it ahead of time for

@@ -206,3 +206,12 @@ def test_beams_do_not_depend_on_the_batch(symbols):
 def test_a_beam_search_wants_symbols(values):
     with pytest.raises(ValueError, match="CrossEntropy, are required"):
         values.beam_search(np.zeros((1, 2, 4)), 4, 2)
+
+
+def test_logits_that_are_not_finite_are_no_symbols():
+    model = fr.Model(fr.Embedding(V, 5), fr.GRU(5, 6), fr.Linear(6, V), loss=fr.CrossEntropy(), readout="every")
+    model.params["2.weight"] = np.nan
+    with pytest.raises(FloatingPointError, match="generate: step 0 of sequence 0"):
+        model.generate(PREFIX, 3)
+    with pytest.raises(FloatingPointError, match="beam_search"):
+        model.beam_search(PREFIX, 3, 2)
