@@ -10,7 +10,7 @@ from ..cells2d import Cell2D
 from ..kernels.cpu.grid import Flow, Images, Scratch, Span, Sums, Trace, Weights, make_backward, make_forward
 from ..kernels.cpu.loop import layout
 from ..kernels.cpu.packing import add_transposed, pack_columns, pack_rows
-from ..kernels.cpu.product import WIDE, lanes, padded
+from ..kernels.cpu.product import WIDE, aligned, lanes, padded
 from ._direction import ROW_WORK, SPAN_WORK, Grid, bias_blocks, block_rows, row_width, weight_rows
 
 
@@ -67,7 +67,7 @@ class Corner:
             bias[slot] += p[name][block]
 
         def operand(name, rows, K):
-            panels = np.empty(rows.size * padded(K, dtype) if backward else K * padded(rows.size, dtype), dtype)
+            panels = aligned(rows.size * padded(K, dtype) if backward else K * padded(rows.size, dtype), dtype)
             pack(p[name], rows, panels)
             return panels
 
@@ -140,6 +140,6 @@ class Corner:
 
         return Scratch(
             empty(n, D), np.zeros((n + 1, Z, H), dtype), empty(m, padded(H, dtype)), empty(n, H), empty(n, H), empty(m, S, H),
-            empty(m, S, H), empty(n, padded(D, dtype)), empty(2, S, H), empty(K, H), np.zeros((2, S, H), dtype), empty(panel),
+            empty(m, S, H), empty(n, padded(D, dtype)), empty(2, S, H), empty(K, H), np.zeros((2, S, H), dtype), aligned(panel, dtype),
             np.empty((n, 4), np.int64), np.empty((block, 3), np.int64),
         )  # fmt: skip

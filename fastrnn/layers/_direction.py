@@ -9,7 +9,7 @@ from .. import _threads
 from ..cells import Cell
 from ..kernels.cpu.loop import Batch, Flow, Layout, Scratch, Span, Sums, Trace, Weights, layout, make_backward, make_forward
 from ..kernels.cpu.packing import add_transposed, pack_columns, pack_rows
-from ..kernels.cpu.product import WIDE, lanes, padded
+from ..kernels.cpu.product import WIDE, aligned, lanes, padded
 
 BLOCK_BYTES = 384 * 1024  # what a block of time may take of a core's second-level cache
 SERIAL_WORK = 4e6  # operations below which waking a second thread costs more than it saves
@@ -115,7 +115,7 @@ class Direction:
 
         def operand(name, rows, K):
             size = rows.size * padded(K, dtype) if backward else K * padded(rows.size, dtype)
-            panels = np.empty(size, dtype)
+            panels = aligned(size, dtype)
             if rows.size:
                 pack(p[name], rows, panels)
             return panels[None]
@@ -201,7 +201,7 @@ class Direction:
         return Scratch(
             empty(n, self.D), np.zeros((n + 1, Z, H), dtype), empty(R, S, H), empty(R, S, H), empty(R, padded(H, dtype)), empty(n, H),
             empty(n if self.modulated_rows.size else 0, H), empty(n, padded(self.D, dtype)), empty(3, max(S, P, K, 1), H), empty(P, H),
-            empty(panel), np.empty(grid.block, np.int64),
+            aligned(panel, dtype), np.empty(grid.block, np.int64),
         )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from .._params import Params
 from ..initializers import Uniform
 from ..kernels.cpu.affine import BLOCK, AffineScratch, affine, affine_backward, embed_backward
 from ..kernels.cpu.packing import add_transposed, pack_columns, pack_rows
-from ..kernels.cpu.product import WIDE, lanes, padded
+from ..kernels.cpu.product import WIDE, aligned, lanes, padded
 from ..kernels.cpu.units import activate, activate_backward
 from .recurrent import dropout_mask
 
@@ -59,13 +59,13 @@ class Linear:
     def _scratch(self) -> AffineScratch:
         Op, Dp = padded(self.output_size, self.dtype), padded(self.input_size, self.dtype)
         panel = max(BLOCK * WIDE * lanes(self.dtype), Op)
-        return AffineScratch(np.empty((BLOCK + 1, max(Op, Dp)), self.dtype), np.empty(panel, self.dtype))
+        return AffineScratch(np.empty((BLOCK + 1, max(Op, Dp)), self.dtype), aligned(panel, self.dtype))
 
     def forward(self, x, *, rng=None):
         """(y, tape) for x (..., input_size)."""
         x = _check.array("x", x, (*_any(_ndim(x) - 1), self.input_size), self.dtype)
         N, O, Op = x[..., 0].size, self.output_size, padded(self.output_size, self.dtype)
-        weight, bias, y = np.empty(self.input_size * Op, self.dtype), np.zeros(Op, self.dtype), np.empty((N, O), self.dtype)
+        weight, bias, y = aligned(self.input_size * Op, self.dtype), np.zeros(Op, self.dtype), np.empty((N, O), self.dtype)
         pack_columns(self.params["weight"], np.arange(O), weight)
         bias[:O] = self.params["bias"]
         flat = x.reshape(N, self.input_size)
@@ -84,7 +84,7 @@ class Linear:
         if self.activation != "identity":
             dy = dy.copy()
             activate_backward(self.activation)(y.reshape(-1), dy.reshape(-1))
-        weight, dx = np.empty(O * padded(D, self.dtype), self.dtype), np.empty((N, D), self.dtype)
+        weight, dx = aligned(O * padded(D, self.dtype), self.dtype), np.empty((N, D), self.dtype)
         pack_rows(self.params["weight"], np.arange(O), weight)
         items = self._items(N)
         dweight, dbias = np.zeros((len(items), D * Op), self.dtype), np.zeros((len(items), Op), self.dtype)

@@ -29,6 +29,13 @@ def padded(n: int, dtype) -> int:
     return -(-n // lanes(dtype)) * lanes(dtype)
 
 
+def aligned(size: int, dtype) -> np.ndarray:
+    """An empty vector that begins where a vector register's worth of memory does: no load of a packed panel crosses two cache lines."""
+    spare = np.empty(size + lanes(dtype), dtype)
+    first = -spare.ctypes.data % VECTOR_BYTES // spare.itemsize
+    return spare[first : first + size]
+
+
 def _make_tile(rows: int, vectors: int):
     """C[rows, vectors * lanes] += A[rows, K] B[K, vectors * lanes], operands given as flat arrays, offsets and strides.
 
