@@ -43,11 +43,15 @@ class Beams(NamedTuple):
         Of the whole continuation, natural logarithm; -inf where there is none.
     lengths : ndarray of int64, shape (B, width)
         The stop symbol included.
+    state : tuple
+        The state of every recurrent layer, (layers, B · width, H) arrays, the beams of a sequence one after another, before the last
+        symbols are read: go on with ``generate(symbols[-1].reshape(1, -1), ..., state=state)``. Undefined for beams that have ended.
     """
 
     symbols: np.ndarray
     log_probabilities: np.ndarray
     lengths: np.ndarray
+    state: tuple
 
 
 def generate(model, prefix, steps, *, lengths=None, inputs=None, state=None, temperature=1.0, top_k=None, top_p=1.0, stop=None, seed=0):
@@ -95,18 +99,19 @@ def beam_search(model, prefix, steps, width, *, lengths=None, state=None, stop=N
     chain.beam_search(x, entered, _feedback.feedback(chain, drawn, x, tokens), width, stop, scores, parents, symbols)
     if np.isnan(scores).any():
         raise FloatingPointError("beam_search: the logits are not finite. Check the model's parameters")
-    return _trace_back(parents, symbols, scores)
+    symbols = _trace_back(parents, symbols, scores)
+    return Beams(symbols, scores, (symbols >= 0).sum(axis=0), chain.finals(entered))
 
 
-def _trace_back(parents, symbols, scores) -> Beams:
-    """The beams from their last step back to their first."""
+def _trace_back(parents, symbols, scores) -> np.ndarray:
+    """The symbols (steps, B, width) of every beam, from its last step back to its first."""
     result, at = np.empty_like(symbols), np.tile(np.arange(symbols.shape[2]), (symbols.shape[1], 1))
     for s in range(symbols.shape[0] - 1, -1, -1):
         result[s] = np.take_along_axis(symbols[s], at, axis=1)
         untouched = (symbols[s] < 0).all(axis=1)  # all beams of a sequence had ended: nothing was chosen
         at = np.where(untouched[:, None], at, np.take_along_axis(parents[s], at, axis=1))
     result[:, scores == -np.inf] = -1
-    return Beams(result, scores, (result >= 0).sum(axis=0))
+    return result
 
 
 def _read(model, prefix, lengths, state):

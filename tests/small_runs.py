@@ -116,6 +116,36 @@ def grid(cell: str, dtype: str) -> dict[str, np.ndarray]:
     return found
 
 
+def closed(case: str, dtype: str) -> dict[str, np.ndarray]:
+    """Everything that a closed loop returns: of values, through a hidden Linear; of symbols, from a table; forward, backward, generated."""
+    rng, found, (T, B, H, V) = np.random.default_rng(0), {}, (5, 4, 5, 3)
+    lengths, read = np.array([5, 2, 0, 4]), np.array([2, 1, 2, 1])
+    options = {"dtype": dtype, "initial_state": "learned", "recurrent_dropout": 0.3}
+    first = fr.Linear(4, 4, activation="elu", dtype=dtype)
+    layers = first, network(case, 4, H, num_layers=2, **options), fr.Linear(H, 3, dtype=dtype)
+    values = fr.Model(*layers, loss=fr.MeanSquaredError(), readout="every")
+    layers = fr.Embedding(V, 4, dtype=dtype), network(case, 4, H, seed=1, **options), fr.Linear(H, V, dtype=dtype)
+    symbols = fr.Model(*layers, loss=fr.CrossEntropy(), readout="every")
+    series, tokens = rng.standard_normal((T, B, 4)), rng.integers(0, V, (T, B))
+    for name, model, x, target, feeds in (
+        ("values", values, series, series[:, :, :3], ("output",)),
+        ("symbols", symbols, tokens, tokens, ("probabilities", "sample")),
+    ):
+        for feed in feeds:
+            forcing = fr.ScheduledSampling(0.3, feed)
+            item = model.gradient(x, target, lengths, forcing=forcing, rng=np.random.default_rng(1), bptt=fr.Full(clip=0.02))
+            found[f"{name} {feed} grads"] = item.grads.flat
+            found |= {f"{name} {feed} prediction {b}": item.prediction[:length, b] for b, length in enumerate(lengths)}
+            found |= {f"{name} {feed} state {n}": flat(state) for n, state in enumerate(item.state)}
+    generated = values.generate(series, 4, lengths=read, inputs=rng.standard_normal((3, B, 1)))
+    found |= {"generated values": generated.outputs, "generated values state": flat(generated.state[0])}
+    drawn = symbols.generate(tokens, 6, lengths=read, stop=1, top_k=2, top_p=0.9)
+    found |= {"generated symbols": drawn.symbols, "generated logits": drawn.outputs}
+    beams = symbols.beam_search(tokens, 4, 5, lengths=read, stop=1)
+    found |= {"beams": beams.symbols, "beams' scores": beams.log_probabilities}
+    return {f"closed {case} {name}": array for name, array in found.items()}
+
+
 def feedforward(dtype: str) -> dict[str, np.ndarray]:
     """A linear layer with every activation, and an embedding."""
     rng, found = np.random.default_rng(0), {}
@@ -139,8 +169,9 @@ def read(array, n, result):
 def main(path: str, dtype: str, *cases: str) -> None:
     found = {}
     for case in cases:
-        if case.startswith("grid "):
-            found |= grid(case.removeprefix("grid "), dtype)
+        kind, _, name = case.rpartition(" ")
+        if kind:
+            found |= {"grid": grid, "closed": closed}[kind](name, dtype)
         else:
             found |= feedforward(dtype) if case == "feedforward" else run(case, dtype)
     try:

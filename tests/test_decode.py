@@ -198,6 +198,18 @@ def test_a_beam_of_one_is_the_likeliest_symbol(symbols):
     assert (beams.symbols[:, :, 0] == greedy.symbols).all() and (beams.lengths[:, 0] == greedy.lengths).all()
 
 
+def test_beams_go_on_from_their_states(symbols):
+    """What is likeliest after a beam's symbols, read anew, is what its state leads to."""
+    beams = symbols.beam_search(PREFIX, 4, 3)
+    after = symbols.generate(beams.symbols[-1].reshape(1, -1), 5, state=beams.state, temperature=0)
+    for b in range(B):
+        for w in range(3):
+            read = np.concatenate([PREFIX[:, b], beams.symbols[:, b, w]])[:, None]
+            alone = symbols.generate(read, 5, temperature=0)
+            assert (alone.symbols[:, 0] == after.symbols[:, 3 * b + w]).all()
+            assert alone.outputs[:, 0].tobytes() == np.ascontiguousarray(after.outputs[:, 3 * b + w]).tobytes()
+
+
 def test_beams_do_not_depend_on_the_batch(symbols):
     whole, alone = symbols.beam_search(np.tile(PREFIX, 9), 7, 4, stop=1), symbols.beam_search(PREFIX[:, :1], 7, 4, stop=1)
     assert (whole.symbols[:, :1] == alone.symbols).all() and (whole.log_probabilities[:1] == alone.log_probabilities).all()

@@ -128,7 +128,7 @@ def test_a_closed_loop_that_is_fed_the_teachers_values_has_the_bits_of_the_open_
     assert np.array(state).tobytes() == np.array(open_state).tobytes()
 
 
-@pytest.mark.parametrize("forcing", [fr.ScheduledSampling(0.5), fr.FreeRunning("sample")], ids=repr)
+@pytest.mark.parametrize("forcing", [fr.ScheduledSampling(0.5), fr.FreeRunning("sample"), fr.FreeRunning("probabilities")], ids=repr)
 def test_the_same_draws_in_any_batch_and_for_any_threads(forcing):
     model, threads = symbols(), fr.get_num_threads()
     x, target, lengths = np.tile(TOKENS, 30), np.tile(NEXT, 30), np.tile(LENGTHS, 30)

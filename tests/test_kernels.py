@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from tolerances import TOLERANCES
 
 import fastrnn as fr
+from fastrnn import _feedback
 from fastrnn.kernels.cpu import product as product_module
 from fastrnn.kernels.cpu.packing import add_transposed, pack_columns, pack_rows
 from fastrnn.kernels.cpu.product import VECTOR_BYTES, WIDE, lanes, padded, product
-from fastrnn.layers import _corner, _direction, _layer, feedforward, recurrent2d
+from fastrnn.layers import _chain, _corner, _direction, _layer, feedforward, recurrent2d
 
 DTYPES = ("float32", "float64")
 SIZES = st.tuples(st.integers(0, 20), st.integers(0, 9), st.integers(0, 33))  # rows, vectors of columns, depth
@@ -223,6 +224,9 @@ class RedZones:
             return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
         if not isinstance(value, np.ndarray):
             return value
+        for original, inside, *_ in pairs:  # one memory under two names stays one
+            if value.size and (original.ctypes.data, original.nbytes) == (value.ctypes.data, value.nbytes):
+                return inside.reshape(value.shape)
         sentinel = np.nan if value.dtype.kind == "f" else 1 << 40
         whole = np.full(value.size + 2 * GUARD, sentinel, value.dtype)
         inside = whole[GUARD : GUARD + value.size].reshape(value.shape)
@@ -276,7 +280,7 @@ def test_kernels_write_inside_their_arrays_only(case, monkeypatch, plain_threads
 @pytest.mark.parametrize("case", ["everything", "lstm", "gru_before"])
 def test_uncleared_memory_reaches_nothing(case, monkeypatch):
     expected = small_runs.run(case, "float64")
-    for module in (_direction, _layer):
+    for module in (_direction, _layer, product_module):
         monkeypatch.setattr(module, "np", Poisoned())
     found = small_runs.run(case, "float64")
     assert_same(found, expected)
@@ -293,12 +297,29 @@ def test_the_wavefront_writes_inside_its_arrays_only_and_reads_no_uncleared_memo
 
     for name in ("make_forward", "make_backward"):
         monkeypatch.setattr(_corner, name, around(getattr(_corner, name)))
-    for module in (_corner, recurrent2d):
+    for module in (_corner, recurrent2d, product_module):
         monkeypatch.setattr(module, "np", Poisoned())
     found = small_runs.grid(cell, "float64")
     assert_same(found, expected)
     assert len(guarded) == 2 and all(zones.calls > 10 for zones in guarded.values())
     assert all(np.isfinite(array).all() for array in found.values())
+
+
+def test_closed_loops_write_inside_their_arrays_only_and_read_no_uncleared_memory(monkeypatch, plain_threads):
+    expected = small_runs.closed("everything", "float64")
+    guarded = {}
+
+    def around(make):
+        return lambda cells: guarded.setdefault((make, cells), RedZones(make(cells)))
+
+    for name in ("make_closed_forward", "make_closed_backward", "make_generate", "make_beam_search"):
+        monkeypatch.setattr(_chain, name, around(getattr(_chain, name)))
+    for module in (_chain, _direction, _feedback, _layer, product_module):
+        monkeypatch.setattr(module, "np", Poisoned())
+    found = small_runs.closed("everything", "float64")
+    assert_same(found, expected)
+    assert len(guarded) == 7 and all(zones.calls for zones in guarded.values())
+    assert all(np.isfinite(array).all() for name, array in found.items() if "scores" not in name)
 
 
 def test_feedforward_kernels_write_inside_their_arrays_only(monkeypatch, plain_threads):
@@ -314,7 +335,8 @@ def test_feedforward_kernels_write_inside_their_arrays_only(monkeypatch, plain_t
     for name in ("activate", "activate_backward"):
         make = getattr(feedforward, name)
         monkeypatch.setattr(feedforward, name, lambda activation, make=make: around(make(activation)))
-    monkeypatch.setattr(feedforward, "np", Poisoned())
+    for module in (feedforward, product_module):
+        monkeypatch.setattr(module, "np", Poisoned())
     assert_same(small_runs.feedforward("float64"), expected)
     assert len(zones) == 6 + 12 and all(zone.calls for zone in zones)
 
@@ -355,18 +377,20 @@ def test_bounds_checked_kernels(tmp_path):
 
     Checked loops are scalar, and fuse other multiplications with additions than vectorized ones: equal to rounding.
     """
-    found = run_elsewhere(tmp_path, "float64", ["everything", "grid lstm"], NUMBA_BOUNDSCHECK="1")
+    found = run_elsewhere(tmp_path, "float64", ["everything", "grid lstm", "closed everything"], NUMBA_BOUNDSCHECK="1")
     assert found.pop("checked")
-    assert_close(found, small_runs.run("everything", "float64") | small_runs.grid("lstm", "float64"))
+    expected = small_runs.run("everything", "float64") | small_runs.grid("lstm", "float64") | small_runs.closed("everything", "float64")
+    assert_close(found, expected)
 
 
 def test_kernels_in_the_interpreter(tmp_path):
     """With JIT off the same functions run as plain Python: the same numbers, and real coverage of their branches."""
     cases = [*small_runs.CASES, "feedforward", *(f"grid {cell}" for cell in fr.CELLS2D)]
+    cases += [f"closed {case}" for case in small_runs.CASES]
     found = run_elsewhere(tmp_path, "float64", cases, NUMBA_DISABLE_JIT="1")
     assert found.pop("checked") and not list(tmp_path.glob("fastrnn/**/*.nbi"))
     compared = [*small_runs.CASES] if os.environ.get("FASTRNN_TEST_EVERYTHING") else ["everything", "rnn", "lstm", "gru", "gru_before"]
-    expected = small_runs.feedforward("float64")
+    expected = small_runs.feedforward("float64") | small_runs.closed("everything", "float64")
     for cell in fr.CELLS2D:
         expected |= small_runs.grid(cell, "float64")
     for case in compared:

@@ -9,7 +9,8 @@ from ..initializers import Initializer, Uniform
 from ..kernels.cpu.grid import Flow, Images
 from ._corner import Corner, Kept, Shown
 from ._direction import run_side_by_side
-from .recurrent import Gradients, Recurrent
+from ._network import Network
+from .recurrent import Gradients
 
 CORNERS = ("top_left", "top_right", "bottom_left", "bottom_right")
 
@@ -144,7 +145,7 @@ class Recurrent2D:
         names = ("input_size", "hidden_size", "cell_options", "corner", "merge", "seed")
         return {"cell": self.cell.name} | {name: getattr(self, name) for name in names} | {"dtype": self.dtype.name}
 
-    state_dict, load_state_dict = Recurrent.state_dict, Recurrent.load_state_dict
+    state_dict, load_state_dict = Network.state_dict, Network.load_state_dict
 
     def __call__(self, x, *, sizes=None):
         """Forward only, nothing kept: (y, state), as `forward` returns them."""

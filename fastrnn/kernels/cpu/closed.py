@@ -269,8 +269,8 @@ def make_generate(cells):
 def extend(feedback, first, width, scores, best, parents, symbols):
     """The `width` best ways to go on by one symbol from beams first, first + 1, ...: best (W,) falling, whence and with which symbol.
 
-    scores (W,) are log probabilities so far, -inf where there is no beam; symbols (W,) in, the last ones: -1 is a beam that has ended,
-    which stays as it is. Of equals, the earlier beam's, the lower symbol's stands first.
+    scores (W,) are log probabilities so far, -inf where there is no beam. A beam whose last symbol in `feedback.tokens` is -1 has ended
+    and stays as it is, with -1 for a symbol. Of equals, the earlier beam's, the lower symbol's stands first. Returns how many there are.
     """
     found, O = 0, feedback.output.shape[2]
     for w in range(width):
@@ -285,8 +285,7 @@ def extend(feedback, first, width, scores, best, parents, symbols):
                 continue
             place = found if found < width else width - 1
             while place > 0 and best[place - 1] < score:
-                if place < width:
-                    best[place], parents[place], symbols[place] = best[place - 1], parents[place - 1], symbols[place - 1]
+                best[place], parents[place], symbols[place] = best[place - 1], parents[place - 1], symbols[place - 1]
                 place -= 1
             best[place], parents[place], symbols[place] = score, w, -1 if ended else k
             found = min(found + 1, width)

@@ -1,7 +1,7 @@
 """Between weights as users see them and the operands of `product`."""
 
 from ..._jit import kernel
-from .product import VECTOR_BYTES, WIDE
+from .product import VECTOR_BYTES, panel_vectors
 from .rows import add_row, clear_row, copy_row
 
 SQUARE = 16
@@ -13,8 +13,7 @@ def pack_columns(weight, rows, panels):
     K, N, one = weight.shape[1], rows.shape[0], VECTOR_BYTES // weight.itemsize
     columns, n = (panels.shape[0] // K if K else 0), 0
     while n < columns:
-        left = columns - n
-        wide = WIDE * one if left >= WIDE * one else (2 * one if left >= 2 * one else one)
+        wide = panel_vectors((columns - n) // one) * one
         for j in range(wide):
             at = n * K + j
             if n + j < N:
@@ -33,8 +32,7 @@ def pack_rows(weight, rows, panels):
     K, N, one = rows.shape[0], weight.shape[1], VECTOR_BYTES // weight.itemsize
     columns, n = (panels.shape[0] // K if K else 0), 0
     while n < columns:
-        left = columns - n
-        wide = WIDE * one if left >= WIDE * one else (2 * one if left >= 2 * one else one)
+        wide = panel_vectors((columns - n) // one) * one
         inside = min(wide, N - n)
         for k in range(K):
             panel = panels[n * K + k * wide : n * K + (k + 1) * wide]

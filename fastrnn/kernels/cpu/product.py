@@ -145,7 +145,7 @@ def _strip(a, a0, a_row, a_k, b, b0, c, c0, c_row, M, vectors, K, apart):
 
 
 @pointwise
-def _panel_vectors(left):
+def panel_vectors(left):
     """Width in vectors of the next panel, where so many vectors of columns are left."""
     return WIDE if left >= WIDE else (2 if left >= 2 else 1)
 
@@ -160,7 +160,7 @@ def _product(a, a0, a_row, a_k, b, b0, c, c0, c_row, sizes):
     one = VECTOR_BYTES // c.itemsize
     n = 0
     while n < N:
-        vectors = _panel_vectors((N - n) // one)
+        vectors = panel_vectors((N - n) // one)
         depth = PIECE_BYTES // (vectors * VECTOR_BYTES)
         for k in range(0, K, depth):
             _strip(a, a0 + k * a_k, a_row, a_k, b, b0 + n * K + k * vectors * one, c, c0 + n, c_row, M, vectors, min(depth, K - k), 0)
@@ -176,7 +176,7 @@ def _product_transposed(a, M, dz, z0, width, target, K, panel):
     one = VECTOR_BYTES // target.itemsize
     n = 0
     while n < N:
-        vectors = _panel_vectors((N - n) // one)
+        vectors = panel_vectors((N - n) // one)
         wide = vectors * one
         for k in range(K):
             copy_row(dz[k * width + z0 + n : k * width + z0 + n + wide], panel[k * wide : k * wide + wide])
@@ -211,7 +211,7 @@ def _panel_of(column, N: int, one: int):
     start, wide = np.empty_like(column), np.empty_like(column)
     n = 0
     while n < N:
-        w = _panel_vectors((N - n) // one) * one
+        w = panel_vectors((N - n) // one) * one
         start[n : n + w], wide[n : n + w] = n, w
         n += w
     return start, wide
