@@ -7,6 +7,8 @@ VENV := .venv
 BENCH := .venv-bench
 RUN := $(CURDIR)/$(VENV)/bin/python
 OUT := results
+# Processes that the tests run in: most of their time is one thread's, compiling.
+JOBS ?= 2
 
 export MPLBACKEND := Agg
 
@@ -28,7 +30,7 @@ $(VENV)/torch: $(VENV)/installed
 
 test: $(VENV)/installed $(VENV)/torch
 	$(RUN) -m ruff check .
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n $(JOBS) --dist loadfile
 
 # Every study in its quick form; one that fails does not keep the others from running.
 studies: $(VENV)/installed
