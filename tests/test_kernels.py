@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -282,6 +283,7 @@ def test_uncleared_memory_reaches_nothing(case, monkeypatch):
     expected = small_runs.run(case, "float64")
     for module in (_direction, _layer, product_module):
         monkeypatch.setattr(module, "np", Poisoned())
+    monkeypatch.setattr(_direction, "_thread", threading.local())
     found = small_runs.run(case, "float64")
     assert_same(found, expected)
     assert all(np.isfinite(array).all() for array in found.values())

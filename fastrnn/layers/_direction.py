@@ -1,5 +1,6 @@
 """One direction of one recurrent layer: its parameters, and the kernels run over a span of steps."""
 
+import threading
 from functools import cache, partial
 from typing import NamedTuple
 
@@ -15,6 +16,11 @@ BLOCK_BYTES = 384 * 1024  # what a block of time may take of a core's second-lev
 SERIAL_WORK = 4e6  # operations below which waking a second thread costs more than it saves
 SPAN_WORK = 2e10  # operations in one kernel call at most, so that an interruption is seen within a second
 ROW_WORK = 1e5  # operations that a row of one step costs beside its arithmetic: what small layers spend their time on
+
+
+KEPT = 8  # shapes of working memory that a thread keeps
+
+_thread = threading.local()
 
 
 class Grid(NamedTuple):
@@ -184,10 +190,20 @@ class Direction:
         steps = min(grid.block, span.end - span.begin)
 
         def task(first: int, last: int) -> None:
-            kernel(first, last, span, batch, *arguments, self.scratch(steps * grid.rows, grid, dtype))
+            kernel(first, last, span, batch, *arguments, self._kept_scratch(steps * grid.rows, grid, dtype))
 
         tasks = [partial(task, first, last) for first, last in zip(bounds, bounds[1:])]
         return self.operations(batch.order.shape[0]) * (span.end - span.begin), tasks
+
+    def _kept_scratch(self, n: int, grid: Grid, dtype) -> Scratch:
+        """`scratch` as this thread has it from an earlier task of the same shape: no two tasks run in one thread at a time."""
+        cell, kept = self.cell, vars(_thread).setdefault("scratch", {})
+        key = self.layout, self.D, self.H, len(cell.states), len(cell.parameters), len(cell.saved), n, grid, dtype
+        if key not in kept:
+            if len(kept) == KEPT:
+                kept.clear()
+            kept[key] = self.scratch(n, grid, dtype)
+        return kept[key]
 
     def scratch(self, n: int, grid: Grid, dtype) -> Scratch:
         """Working memory of one task."""
