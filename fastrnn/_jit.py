@@ -12,9 +12,10 @@ import secrets
 import stat
 import sys
 import warnings
+from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from threading import Thread
 from types import CodeType, FunctionType, ModuleType
 
@@ -28,8 +29,6 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.core.dispatcher import Dispatcher
 from numba.extending import intrinsic, overload, register_jitable
 
-from . import _threads
-
 # No fast-math flag at all. nnan, ninf: isnan would fold to False; arcp: vector division would become an estimate; reassoc: order is
 # promised; contract: where a product is fused with a sum would depend on what was inlined where, and the bits with it. What is to be
 # fused says so: `_math.fma`, and the tile product.
@@ -39,8 +38,9 @@ X86 = llvmlite.binding.get_process_triple().startswith(("x86_64", "i686", "amd64
 VECTOR_BYTES = 64 if _FEATURES.get("avx512f") else 32 if _FEATURES.get("avx2") else 16
 FUSED = not X86 or bool(_FEATURES.get("fma"))  # the machine multiplies and adds in one rounding
 # the only files with Numba code
-COMPILED = ("_jit.py", "_math.py", "cells/**/*.py", "cells2d/**/*.py", "kernels/**/*.py", "losses.py", "optimizers.py")
+COMPILED = ("_jit.py", "_math.py", "_team.py", "cells/**/*.py", "cells2d/**/*.py", "kernels/**/*.py", "losses.py", "optimizers.py")
 JIT_DISABLED = bool(numba.config.DISABLE_JIT)
+LOOK_UP = 0.05  # seconds
 
 
 def _number_functions_apart() -> None:
@@ -124,7 +124,10 @@ def _compile_apart(compile, signature):
             done.put((None, error))
 
     Thread(target=work, name="fastrnn-compile").start()
-    entry, error = _threads.take(done)
+    while True:
+        with suppress(Empty):  # a wait without end would miss a signal that came just before it
+            entry, error = done.get(timeout=LOOK_UP)
+            break
     if error is not None:
         raise error
     return entry

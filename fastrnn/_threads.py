@@ -1,24 +1,26 @@
-"""How work items reach the threads: serial kernels without the interpreter lock, on a small pool of Python threads.
+"""The threads that kernels share their work with.
 
-A region costs 25-60 microseconds, OpenMP's 3. In return there is no second runtime: processes may fork (the pool is made anew in
-the child), any number of Python threads may call in, and no layer aborts. Which thread runs an item never changes a result.
+Helpers are Python threads that stay in compiled code (`_team.serve`) while there is work, without the interpreter lock; after a
+millisecond without any they sleep. There is no second runtime: processes may fork (the team is made anew in the child), any number of
+Python threads may call in (one has the helpers, the others work alone). Which thread does what never changes a result.
 """
 
+import atexit
 import os
 import threading
-from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from queue import Empty, SimpleQueue
 
-from . import _check
+import numpy as np
 
-_pool: ThreadPoolExecutor | None = None
+from . import _check, _team
+from ._jit import JIT_DISABLED
+
+SERIAL_WORK = 1e6  # operations below which a second thread costs more than it saves
+PATIENCE = 100_000  # looks for work before a helper sleeps, 10 to 40 ns each
+
 _lock = threading.Lock()
 _threads: int | None = None
-_helping = threading.local()  # of a helper: the `region` it works for
-LOOK_UP = 0.05  # seconds: a wait without end would miss a signal that came just before it
+_crew: "_Crew | None" = None
 
 
 def get_num_threads() -> int:
@@ -38,106 +40,97 @@ def set_num_threads(n: int) -> None:
     >>> fr.get_num_threads()
     1
     """
-    global _threads, _pool
+    global _threads
     n = _check.integer("n", n, minimum=1)
     with _lock:
-        _threads, old, _pool = n, _pool, None
-    if old is not None:
-        old.shutdown(wait=False)
+        _threads = n
 
 
-def run(tasks: Sequence[Callable[[], None]]) -> None:
-    """Call every task once, on as many threads as there are; return when all are done, raise what one of them raised.
-
-    Ctrl-C, too, is raised when no helper runs any more, as what they write to is the caller's; nothing new is begun then.
-    """
-    helpers = min(get_num_threads(), len(tasks)) - 1
-    if helpers <= 0:
-        for task in tasks:
-            task()
-        return
-    region, failure = _Region(tasks), None
-    while True:
-        try:
-            if failure is None:
-                _submit(region.help, helpers)
-                region.drain()
-            region.join()
-            break
-        except BaseException as error:  # of a task in this thread; or an interruption, which can come at any line
-            failure = error
-            region.give_up()
-    for error in (failure, *region.errors):
-        if error is not None:
-            raise error
+def _words(threads: int) -> np.ndarray:
+    words = np.zeros(_team.words(threads), np.int64)
+    words[_team.THREADS] = threads
+    return words
 
 
-class _Region:
-    """Tasks that the calling thread and its helpers take one by one.
-
-    Threads meet in lists and queues only, each call of which is one step for all of them: KeyboardInterrupt inside a lock that is
-    written in Python (a condition's, a future's) could leave it taken.
-    """
-
-    def __init__(self, tasks):
-        self.queue, self.given_up = deque(tasks), False
-        self.begun, self.ended, self.errors, self.news = [], [], [], SimpleQueue()  # of helpers
-
-    def drain(self) -> None:
-        while True:
-            try:
-                task = self.queue.popleft()
-            except IndexError:
-                return
-            task()
-
-    def help(self) -> None:
-        self.begun.append(True)
-        _helping.region = self
-        try:
-            self.drain()
-        except BaseException as error:
-            self.errors.append(error)
-        finally:
-            _helping.region = None
-            self.ended.append(True)
-            self.news.put(True)
-
-    def join(self) -> None:
-        """Return when no helper runs. One that has not begun yet will find nothing to do."""
-        while len(self.ended) < len(self.begun):
-            with suppress(Empty):
-                self.news.get(timeout=LOOK_UP)
-
-    def give_up(self) -> None:
-        self.given_up = True
-        self.queue.clear()
+_ALONE = _words(1)
 
 
-def take(queue: SimpleQueue):
-    """What comes next in `queue`; but a helper does not wait for it once its region has been given up."""
-    region = getattr(_helping, "region", None)
-    while region is None or not region.given_up:
-        with suppress(Empty):
-            return queue.get(timeout=LOOK_UP)
-    raise InterruptedError("the region was given up")
+def team(operations: float) -> np.ndarray:
+    """Who a kernel with so many operations is to be run by: the `team` of `_team.parallel`."""
+    if operations < SERIAL_WORK or get_num_threads() == 1 or JIT_DISABLED:
+        return _ALONE
+    crew = _crew if _crew is not None and _crew.threads == get_num_threads() else _engage()
+    crew.wake()
+    return crew.team
 
 
-def _submit(help: Callable[[], None], helpers: int) -> None:
-    """Start `helpers` helpers. A pool shut down between two lines by another thread's `set_num_threads` is replaced."""
-    global _pool
+def size(team: np.ndarray) -> int:
+    """How many threads' working memory a team needs."""
+    return int(team[_team.THREADS])
+
+
+def _engage() -> "_Crew":
+    """A crew of the size that is asked for, in the place of the one there was."""
+    global _crew
     with _lock:
-        if _pool is None:
-            _pool = ThreadPoolExecutor(max(1, get_num_threads() - 1), thread_name_prefix="fastrnn")
-        for _ in range(helpers):
-            _pool.submit(help)
+        if _crew is None or _crew.threads != get_num_threads():
+            if _crew is not None:
+                _crew.retire()
+            _crew = _Crew(get_num_threads())
+        return _crew
 
 
-def _forget_pool() -> None:
-    """In a forked child: the parent's threads do not exist here, and its lock may be held by one of them."""
-    global _pool, _lock
-    _pool, _lock = None, threading.Lock()
+class _Crew:
+    """A team and its helpers."""
+
+    def __init__(self, threads: int):
+        self.threads, self.team = threads, _words(threads)
+        self.helpers = [_Helper(self.team, who) for who in range(1, threads)]
+
+    def wake(self) -> None:
+        for helper in self.helpers:
+            if helper.asleep:
+                helper.wake()
+
+    def retire(self) -> None:
+        """Let the helpers end; those inside a region finish it."""
+        self.team[_team.RETIRED] = 1
+        for helper in self.helpers:
+            helper.wake()
+
+
+class _Helper(threading.Thread):
+    def __init__(self, team: np.ndarray, who: int):
+        super().__init__(name=f"fastrnn-{who}", daemon=True)
+        self.team, self.who, self.asleep, self.bed = team, who, False, threading.Lock()
+        self.bed.acquire()
+        self.start()
+
+    def run(self) -> None:
+        while not _team.serve(self.team, self.who, PATIENCE):
+            self.asleep = True
+            self.bed.acquire()
+            self.asleep = False
+
+    def wake(self) -> None:
+        with suppress(RuntimeError):  # awake already
+            self.bed.release()
+
+
+@atexit.register
+def _dismiss() -> None:
+    """Helpers must have left compiled code before it goes."""
+    if _crew is not None:
+        _crew.retire()
+        for helper in _crew.helpers:
+            helper.join(1.0)
+
+
+def _forget() -> None:
+    """In a forked child: the parent's helpers do not exist here, and its lock may be held by one of its threads."""
+    global _crew, _lock
+    _crew, _lock = None, threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)
+    os.register_at_fork(after_in_child=_forget)

@@ -5,7 +5,7 @@ step; the labelling that it stands for is what remains when runs of one symbol a
 `a - a b b` and `- a - a b` both stand for `a a b`. A labelling's probability is the sum over its alignments.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +17,8 @@ from .kernels.cpu.ctc_decoding import edit_distance as _edit_distance
 from .kernels.cpu.ctc_decoding import search_scratch
 
 PADDING = -1
-ITEM = 2**16  # cells and symbols that are worth a work item: some tenths of a millisecond
+CALL = 2**26  # cells and symbols in one kernel call at most, so that an interruption is seen within a second
+OPERATIONS = 50.0  # what a cell or symbol costs, in those that products are counted in
 
 
 class CTC(losses.Loss):
@@ -112,11 +113,10 @@ class CTC(losses.Loss):
             _check_feasible(target, weights)
         values, scale = np.zeros(B), weights / total
 
-        def item(first, last):
-            longest = scratch(target.steps[first:last].max(), target.counts[first:last].max(), O)
-            ctc(first, last, prediction, target, self.blank, scale, values, gradient, longest)
+        def work(threads):
+            return scratch(threads, target.steps.max(initial=0), target.counts.max(initial=0), O)
 
-        _run(item, target.steps * (2 * target.counts + O))
+        _run(ctc, target.steps * (2 * target.counts + O), work, prediction, target, self.blank, scale, values, gradient)
         impossible = np.isinf(values)
         if self.infeasible == "error" and impossible.any():
             raise ValueError(
@@ -213,12 +213,10 @@ def beam_search(logits, lengths=None, *, width: int = 16, blank: int = 0) -> lis
     T, B, O = logits.shape
     counts, labels, scores = np.zeros(B, np.int64), np.empty((B, width, T), np.int64), np.empty((B, width))
 
-    def item(first, last):
-        work = search_scratch(lengths[first:last].max(), width, O)
-        for b in range(first, last):
-            counts[b] = _beam_search(logits, b, lengths[b], blank, labels[b], scores[b], work)
+    def work(threads):
+        return search_scratch(threads, lengths.max(initial=0), width, O)
 
-    _run(item, lengths * (width * O))
+    _run(_beam_search, lengths * (width * O), work, logits, lengths, blank, counts, labels, scores)
     return [
         [Labelling(row[row != PADDING], float(score)) for row, score in zip(labels[b, : counts[b]], scores[b])] for b in range(B)
     ]
@@ -278,15 +276,11 @@ def _collapsed(logits: np.ndarray, lengths: np.ndarray, blank: int) -> list[np.n
     return [best[kept[:, b], b] for b in range(best.shape[1])]
 
 
-def _run(item: Callable[[int, int], None], work: np.ndarray) -> None:
-    """item(first, last) for runs of neighbouring sequences, each of about `ITEM` or one sequence's work."""
-    _threads.run([lambda bounds=bounds: item(*bounds) for bounds in _cut(work)])
-
-
-def _cut(work: np.ndarray) -> Iterator[tuple[int, int]]:
-    first, gathered = 0, 0
-    for b, one in enumerate(work.tolist(), 1):
-        gathered += one
-        if gathered >= ITEM or b == len(work):
-            yield first, b
-            first, gathered = b, 0
+def _run(kernel: Callable, cells: np.ndarray, scratch: Callable, *arguments) -> None:
+    """`kernel` over all sequences, of so many cells each, in calls of bounded length; `scratch(threads)` is its working memory."""
+    first = 0
+    while first < len(cells):
+        count = max(1, int(np.searchsorted(np.cumsum(cells[first:]), CALL, side="right")))
+        team = _threads.team(OPERATIONS * float(cells[first : first + count].sum()))
+        kernel(team, count, first, *arguments, scratch(_threads.size(team)))
+        first += count

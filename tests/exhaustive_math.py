@@ -7,11 +7,11 @@ float64 function.
 import math
 import sys
 import time
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from fastrnn import _threads
+from fastrnn import get_num_threads
 from fastrnn._jit import kernel
 from fastrnn._math import sigmoid, tanh
 
@@ -85,14 +85,14 @@ def check_nan() -> int:
 
 
 def main(*names: str) -> int:
-    failures = check_nan()
+    failures, pool = check_nan(), ThreadPoolExecutor(get_num_threads())
     sys.stdout.write(f"NaN: {failures} of {2 * 0x7FFFFF} came back as numbers\n")
     for name in names or ("tanh", "sigmoid"):
         check = {"tanh": check_tanh, "sigmoid": check_sigmoid}[name]
         begin, results, firsts = time.monotonic(), [], range(0, INFINITY + 1, CHUNK)
         for k in range(0, len(firsts), 16):
             group = firsts[k : k + 16]
-            _threads.run([partial(chunk, check, first, results) for first in group])
+            list(pool.map(lambda first, check=check: chunk(check, first, results), group))
             done = (k + len(group)) / len(firsts)
             left = (time.monotonic() - begin) * (1.0 - done) / done
             sys.stdout.write(f"{name}: {done:4.0%}, {max(r[0] for r in results):.4f} ulp so far, {left:.0f} s left\n")

@@ -129,9 +129,10 @@ def test_same_bits_for_any_threads_and_company(monkeypatch):
     z[np.arange(30)[:, None] >= lengths] = np.nan
     results = []
     try:
-        for threads, item in ((1, 2**40), (3, 1)):
+        for threads, call in ((1, 2**40), (3, 2**40), (2, 1)):
             fr.set_num_threads(threads)
-            monkeypatch.setattr(ctc, "ITEM", item)
+            monkeypatch.setattr(ctc, "CALL", call)
+            monkeypatch.setattr("fastrnn._threads.SERIAL_WORK", 0.0)
             results.append(ctc.beam_search(z, lengths, width=4))
     finally:
         fr.set_num_threads(before)

@@ -14,7 +14,7 @@ SCRIPTS = [*STUDIES, *sorted((ROOT / "benchmarks").glob("*.py")), *sorted((ROOT 
 
 # From the bottom up. A module imports those of lower rows, and of its own; a folder stands for its modules.
 RANKS = (
-    ("_version", "_check", "_extent", "_jit", "_math", "math", "_params", "_threads", "_progress", "_interrupts"),
+    ("_version", "_check", "_extent", "_jit", "_math", "math", "_params", "_team", "_threads", "_progress", "_interrupts"),
     ("cells",),
     ("cells2d",),
     ("kernels",),
@@ -32,7 +32,7 @@ RANKS = (
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
 UPWARD = {("model", "io"), ("encoder_decoder", "io"), ("history", "plot")}  # methods that call what stands above them, imported when called
 
-COMPILES = {"_jit", "_math", "cells", "cells2d", "kernels", "losses", "optimizers"}
+COMPILES = {"_jit", "_math", "_team", "cells", "cells2d", "kernels", "losses", "optimizers"}
 OPENS = {"_jit", "io", "data"}
 FILE_CALLS = {"open", "fdopen", "read_text", "write_text", "read_bytes", "write_bytes"}
 FILE_CALLS |= {"memmap", "fromfile", "tofile", "savez", "savetxt", "loadtxt", "genfromtxt"}

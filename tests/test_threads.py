@@ -8,24 +8,19 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from queue import SimpleQueue
 
 import numpy as np
 import pytest
 
 import fastrnn as fr
-from fastrnn import _threads
-from fastrnn.layers import _direction
+from fastrnn import _team, _threads
 
 
 @pytest.fixture(autouse=True)
 def as_before():
     before = _threads._threads
     yield
-    with _threads._lock:
-        _threads._threads, pool, _threads._pool = before, _threads._pool, None
-    if pool is not None:
-        pool.shutdown(wait=True)
+    _threads._threads = before
 
 
 @pytest.fixture(scope="module")
@@ -44,30 +39,31 @@ def everything(network, seed=0):
 
 @pytest.fixture
 def parallel(monkeypatch):
-    """Small problems, too, go to the threads; and how many regions did."""
-    regions, run = [], _threads.run
+    """Small problems, too, go to the threads; and the sizes of the teams that were asked for."""
+    sizes, team = [], _threads.team
 
-    def counted(tasks):
-        regions.append(len(tasks))
-        run(tasks)
+    def counted(operations):
+        found = team(operations)
+        sizes.append(_threads.size(found))
+        return found
 
-    monkeypatch.setattr(_direction, "SERIAL_WORK", 0.0)
-    monkeypatch.setattr(_threads, "run", counted)
-    return regions
+    monkeypatch.setattr(_threads, "SERIAL_WORK", 0.0)
+    monkeypatch.setattr(_threads, "team", counted)
+    return sizes
 
 
 def test_the_same_bits_for_any_number_of_threads(network, parallel):
     results = []
     for n in (1, 2, 3, 16):
         fr.set_num_threads(n)
-        results.append(everything(network))
-    assert len(set(results)) == 1 and max(parallel) > 4 and len(parallel) >= 16
+        results += [everything(network) for _ in range(3)]
+    assert len(set(results)) == 1 and set(parallel) == {1, 2, 3, 16}
 
 
 def test_the_same_bits_in_serial_and_parallel(network, monkeypatch):
     fr.set_num_threads(2)
     expected = everything(network)
-    monkeypatch.setattr(_direction, "SERIAL_WORK", 0.0)
+    monkeypatch.setattr(_threads, "SERIAL_WORK", 0.0)
     assert all(everything(network) == expected for _ in range(5))
 
 
@@ -96,127 +92,121 @@ def test_the_number_may_change_while_others_run(network, parallel):
         changer.join()
 
 
-# run ----------------------------------------------------------------------------------------------------------------
+# Regions ------------------------------------------------------------------------------------------------------------
+
+
+@_team.parallel
+def mark(who, item, times, threads):
+    """Every item once, and by whom."""
+    times[item] += 1
+    threads[item] = who
+
+
+@_team.parallel
+def meet(who, item, here, patience, met):
+    """Item 0 and item 1 wait for each other."""
+    here[item * 8] = 1
+    for _ in range(patience):
+        if _team._add(here, (1 - item) * 8, 0) == 1:
+            met[item] = True
+            return
+
+
+@_team.parallel
+def within(who, item, team, times, threads):
+    """Parallel work inside parallel work, by the same team."""
+    mark(team, times.shape[1], times[item], threads[item])
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
-@pytest.mark.parametrize("count", [0, 1, 2, 50])
-def test_run_calls_every_task_once(threads, count):
+def test_every_item_is_done_once_by_a_thread_of_the_team(threads, monkeypatch):
+    monkeypatch.setattr(_threads, "SERIAL_WORK", 0.0)
     fr.set_num_threads(threads)
-    called = []
-    _threads.run([lambda k=k: called.append(k) for k in range(count)])
-    assert sorted(called) == list(range(count))
+    for count in (0, 1, 2, 3, 50, 1000) * 20:
+        times, who = np.zeros(count, np.int64), np.full(count, -1)
+        mark(_threads.team(1.0), count, times, who)
+        assert (times == 1).all() and ((who >= 0) & (who < threads)).all()
 
 
-def test_tasks_run_at_the_same_time():
-    """Two tasks that wait for each other end only if both run."""
+def test_items_are_done_at_the_same_time():
+    """Two items that wait for each other: both see each other only if two threads are at work."""
     fr.set_num_threads(2)
-    meet = threading.Barrier(2)
-    _threads.run([lambda: meet.wait(60), lambda: meet.wait(60)])
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        here, met = np.zeros(16, np.int64), np.zeros(2, np.bool_)
+        meet(_threads.team(1e9), 2, here, 10**6, met)
+        if met.all():
+            return
+    pytest.fail("the helper never came")
 
 
-def test_tasks_may_run_tasks():
+def test_regions_within_regions():
     fr.set_num_threads(2)
-    called = []
-    inner = [lambda k=k: called.append(k) for k in range(3)]
-    _threads.run([lambda: _threads.run(inner) for _ in range(6)])
-    assert sorted(called) == sorted([0, 1, 2] * 6)
+    for _ in range(50):
+        times, who = np.zeros((6, 9), np.int64), np.full((6, 9), -1)
+        team = _threads.team(1e9)
+        within(team, 6, team, times, who)
+        assert (times == 1).all()
 
 
-class Oops(Exception):
-    pass
-
-
-@pytest.mark.parametrize("threads", [1, 2, 4])
-@pytest.mark.parametrize("bad", [0, 3, 7])
-def test_errors_reach_the_caller_once_all_tasks_have_ended(threads, bad):
-    fr.set_num_threads(threads)
-    running, lock = [0], threading.Lock()
-
-    def task(k):
-        with lock:
-            running[0] += 1
-        try:
-            time.sleep(0.01)
-            if k == bad:
-                raise Oops(k)
-        finally:
-            with lock:
-                running[0] -= 1
-
-    with pytest.raises(Oops, match=str(bad)):
-        _threads.run([lambda k=k: task(k) for k in range(8)])
-    assert running[0] == 0
-    _threads.run([lambda: None] * 8)
-
-
-def test_all_have_ended_even_if_several_failed():
-    """The first helper's error must not let `run` return while a second helper still writes."""
+def test_helpers_sleep_when_there_is_nothing_to_do_and_wake_up():
     fr.set_num_threads(3)
-    meet, ended = threading.Barrier(3), []
+    for _ in range(3):
+        times = np.zeros(4, np.int64)
+        mark(_threads.team(1e9), 4, times, times.copy())
+        deadline = time.monotonic() + 60
+        while not all(helper.asleep for helper in _threads._crew.helpers):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    before = time.process_time()
+    time.sleep(0.3)
+    assert time.process_time() - before < 0.1
 
-    def task(delay):
-        meet.wait(60)
-        time.sleep(delay)
-        ended.append(delay)
-        raise Oops
 
-    with pytest.raises(Oops):
-        _threads.run([lambda d=d: task(d) for d in (0.0, 0.1, 0.3)])
-    assert len(ended) == 3
+def test_another_number_of_threads_lets_the_helpers_go():
+    fr.set_num_threads(3)
+    _threads.team(1e9)
+    old = _threads._crew.helpers
+    fr.set_num_threads(2)
+    _threads.team(1e9)
+    for helper in old:
+        helper.join(60)
+    assert not any(helper.is_alive() for helper in old) and len(_threads._crew.helpers) == 1
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no signals to send to a thread")
-def test_an_interruption_waits_for_helpers_and_starts_nothing_new():
+def test_an_interruption_leaves_everything_ready(network, parallel):
+    """A signal that comes at any moment of a region: KeyboardInterrupt, and the next call has the same bits."""
     fr.set_num_threads(2)
-    meet, ended, begun = threading.Barrier(2), [], []
-
-    def mine():
-        meet.wait(60)
-        signal.raise_signal(signal.SIGINT)
-
-    def helpers():
-        meet.wait(60)
-        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # a second one, while the first waits
-        time.sleep(0.2)
-        ended.append(True)
-
-    def either():
-        (mine if threading.current_thread() is threading.main_thread() else helpers)()
-
-    with pytest.raises(KeyboardInterrupt):
-        _threads.run([either, either, *[lambda: begun.append(True)] * 20])
-    assert ended == [True] and not begun
-    _threads.run([lambda: None] * 4)
+    expected, caught, main = everything(network), 0, threading.main_thread().ident
+    for k in range(20):
+        timer = threading.Timer(0.0005 * k, signal.pthread_kill, [main, signal.SIGINT])
+        try:
+            timer.start()
+            while timer.is_alive():
+                everything(network)
+            time.sleep(0.05)
+        except KeyboardInterrupt:
+            caught += 1
+        timer.join()
+        assert everything(network) == expected
+    assert caught == 20
 
 
-@pytest.mark.parametrize("late", [False, True], ids=["at work", "waiting for the helper"])
-def test_an_interruption_does_not_wait_for_a_helper_that_waits_for_the_compiler(late):
-    fr.set_num_threads(2)
-    meet, compiled = threading.Barrier(2), SimpleQueue()
-    rescue = threading.Timer(60, compiled.put, [None])  # without which a mistake here would last forever
+EXIT = """
+import numpy as np
+import fastrnn as fr
 
-    def mine():
-        meet.wait(60)
-        if not late:
-            raise KeyboardInterrupt
+fr.set_num_threads(3)
+fr.RNN(64, 64)(np.zeros((200, 64, 64), "f4"))
+"""
 
-    def helpers():
-        meet.wait(60)
-        if late:
-            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
-        _threads.take(compiled)
 
-    def either():
-        (mine if threading.current_thread() is threading.main_thread() else helpers)()
-
-    rescue.start()
-    with pytest.raises(KeyboardInterrupt):
-        _threads.run([either, either])
-    assert rescue.is_alive()
-    rescue.cancel()
-    compiled.put(3)
-    assert _threads.take(compiled) == 3
+def test_a_process_ends_while_its_helpers_wait_for_work():
+    environment = os.environ | {"PYTHONPATH": str(Path(fr.__file__).parents[1])}
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-W", "error", "-c", EXIT], env=environment, capture_output=True, text=True, timeout=120)
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 # The number ---------------------------------------------------------------------------------------------------------
@@ -255,9 +245,9 @@ FORK = """
 import os, sys, warnings
 import numpy as np
 import fastrnn as fr
-from fastrnn.layers import _direction
+from fastrnn import _threads
 
-_direction.SERIAL_WORK = 0.0
+_threads.SERIAL_WORK = 0.0
 fr.set_num_threads(3)
 net = fr.GRU(5, 7, num_layers=2, bidirectional=True, dtype="float64", seed=3)
 x = np.random.default_rng(0).standard_normal((4, 9, 5))
@@ -279,7 +269,7 @@ os._exit(0 if y.tobytes() == expected else 4)
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_a_forked_child_and_its_child_compute(network):
-    """The pool's threads do not exist in the child: it makes its own."""
+    """The helpers do not exist in the child: it makes its own."""
     everything(network)  # kernels are on disk then
     environment = os.environ | {"PYTHONPATH": str(Path(fr.__file__).parents[1])}
     done = subprocess.run([sys.executable, "-W", "error", "-c", FORK], env=environment, capture_output=True, text=True, timeout=120)
@@ -290,14 +280,14 @@ def test_a_forked_child_and_its_child_compute(network):
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_fork_while_the_lock_is_held():
     fr.set_num_threads(2)
-    _threads.run([lambda: None] * 4)
+    _threads.team(1e9)
     with _threads._lock:
         child = os.fork()
         if not child:
             signal.alarm(60)
-            called = []
+            times = np.zeros(4, np.int64)
             try:
-                _threads.run([lambda: called.append(1)] * 4)
+                mark(_threads.team(1e9), 4, times, times.copy())
             finally:
-                os._exit(0 if len(called) == 4 else 1)
+                os._exit(0 if (times == 1).all() else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -1,6 +1,5 @@
 """One corner of a two-dimensional network: its parameters, and the kernels run over a span of diagonals."""
 
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +9,7 @@ from ..cells2d import Cell2D
 from ..kernels.cpu.grid import Flow, Images, Scratch, Span, Sums, Trace, Weights, make_backward, make_forward
 from ..kernels.cpu.loop import layout
 from ..kernels.cpu.packing import add_transposed, pack_columns, pack_rows
-from ..kernels.cpu.product import WIDE, aligned, lanes, padded
+from ..kernels.cpu.product import WIDE, aligned, aligned_rows, lanes, padded
 from ._direction import ROW_WORK, SPAN_WORK, Grid, bias_blocks, block_rows, row_width, weight_rows
 
 
@@ -93,17 +92,17 @@ class Corner:
         for name, slot, block in bias_blocks(self.cell, self.H):
             grads[name][block] += bias[slot]
 
-    def forward(self, weights: Weights, images: Images, kept: Kept, state: np.ndarray):
-        """Calls that run over all diagonals, filling what `kept` has room for; `state` (B, R, S, H) is the running one, 0 before."""
+    def forward(self, weights: Weights, images: Images, kept: Kept, state: np.ndarray) -> None:
+        """Run over all diagonals, filling what `kept` has room for; `state` (B, R, S, H) is the running one, 0 before."""
         kernel, trace = make_forward(self.cell), Trace(kept.y, kept.others, kept.saved, kept.preactivations)
         for span in self._spans(images, kept.column):
-            yield self._calls(kernel, span, images, weights, trace, state)
+            self._run(kernel, span, images, weights, trace, state)
 
-    def backward(self, weights: Weights, images: Images, kept: Kept, sums: Sums, flow: Flow, dstate: np.ndarray):
-        """Calls that go back over all diagonals; `dstate` (B, R, S, H) holds dL/d(final state) in each image's last row."""
+    def backward(self, weights: Weights, images: Images, kept: Kept, sums: Sums, flow: Flow, dstate: np.ndarray) -> None:
+        """Go back over all diagonals; `dstate` (B, R, S, H) holds dL/d(final state) in each image's last row."""
         kernel, trace = make_backward(self.cell), Trace(kept.y, kept.others, kept.saved, kept.preactivations)
         for span in reversed(list(self._spans(images, kept.column))):
-            yield self._calls(kernel, span, images, weights, trace, sums, flow, dstate)
+            self._run(kernel, span, images, weights, trace, sums, flow, dstate)
 
     def _spans(self, images: Images, column: int):
         """All diagonals in kernel calls of bounded length, cut on the grid of blocks."""
@@ -114,32 +113,28 @@ class Corner:
         for first in range(0, end, diagonals):
             yield Span(first, min(first + diagonals, end), grid.block, grid.rows, int(self.bottom), int(self.right), column)
 
-    def _calls(self, kernel, span: Span, images: Images, *arguments):
-        """(operations, tasks): the kernel over all slices of one span, in as many pieces as can be used."""
+    def _run(self, kernel, span: Span, images: Images, *arguments) -> None:
+        """The kernel over all slices of one span."""
         (R, C, B, _), dtype = images.x.shape, images.x.dtype
-        slices = -(-B // span.rows)
-        parts = min(slices, 2 * _threads.get_num_threads())
-        bounds = [slices * k // parts for k in range(parts + 1)] if parts else [0]
+        team = _threads.team(self.operations(R, C, B) * (span.end - span.begin))
         m = span.rows * min(R, C)
         n = min(span.block, span.end - span.begin) * m
+        kernel(team, -(-B // span.rows), span, images, *arguments, self._scratch(_threads.size(team), n, m, span.block, dtype))
 
-        def task(first: int, last: int) -> None:
-            kernel(first, last, span, images, *arguments, self._scratch(n, m, span.block, dtype))
-
-        tasks = [partial(task, first, last) for first, last in zip(bounds, bounds[1:])]
-        return self.operations(R, C, B) * (span.end - span.begin), tasks
-
-    def _scratch(self, n: int, m: int, block: int, dtype) -> Scratch:
-        """Working memory of one task: n pixels of a block, m of a diagonal."""
+    def _scratch(self, threads: int, n: int, m: int, block: int, dtype) -> Scratch:
+        """Working memory of so many threads: n pixels of a block, m of a diagonal."""
         cell, D, H, Z = self.cell, self.D, self.H, row_width(self.layout, self.H, dtype) // self.H
         S, K = len(cell.states), len(cell.saved)
-        panel = max(n * WIDE * lanes(dtype), Z * H)
 
         def empty(*shape):
-            return np.empty(shape, dtype)
+            return np.empty((threads, *shape), dtype)
+
+        def zeros(*shape):
+            return np.zeros((threads, *shape), dtype)
 
         return Scratch(
-            empty(n, D), np.zeros((n + 1, Z, H), dtype), empty(m, padded(H, dtype)), empty(n, H), empty(n, H), empty(m, S, H),
-            empty(m, S, H), empty(n, padded(D, dtype)), empty(2, S, H), empty(K, H), np.zeros((2, S, H), dtype), aligned(panel, dtype),
-            np.empty((n, 4), np.int64), np.empty((block, 3), np.int64),
+            empty(n, D), zeros(n + 1, Z, H), empty(m, padded(H, dtype)), empty(n, H), empty(n, H), empty(m, S, H), empty(m, S, H),
+            empty(n, padded(D, dtype)), empty(2, S, H), empty(K, H), zeros(2, S, H),
+            aligned_rows(threads, max(n * WIDE * lanes(dtype), Z * H), dtype),
+            np.empty((threads, n, 4), np.int64), np.empty((threads, block, 3), np.int64),
         )  # fmt: skip

@@ -1,7 +1,5 @@
 """Layers without memory: linear maps, embeddings, dropout. They act on the last axis, at every step alike."""
 
-from functools import partial
-
 import numpy as np
 
 from .. import _check, _threads
@@ -10,7 +8,7 @@ from .._params import Params
 from ..initializers import Uniform
 from ..kernels.cpu.affine import BLOCK, AffineScratch, affine, affine_backward, embed_backward
 from ..kernels.cpu.packing import add_transposed, pack_columns, pack_rows
-from ..kernels.cpu.product import WIDE, aligned, lanes, padded
+from ..kernels.cpu.product import WIDE, aligned, aligned_rows, lanes, padded
 from ..kernels.cpu.units import activate, activate_backward
 from .recurrent import dropout_mask
 
@@ -51,15 +49,13 @@ class Linear:
         names = ("input_size", "output_size", "activation", "seed")
         return {name: getattr(self, name) for name in names} | {"dtype": self.dtype.name}
 
-    def _items(self, N: int) -> list[tuple[int, int]]:
-        """Rows of every item: a function of N alone."""
-        size = max(2 * BLOCK, -(-N // ITEMS))
-        return [(first, min(first + size, N)) for first in range(0, N, size)]
-
-    def _scratch(self) -> AffineScratch:
+    def _shared(self, N: int, products: int):
+        """(team, items, rows of an item, working memory): the items are a function of N alone."""
         Op, Dp = padded(self.output_size, self.dtype), padded(self.input_size, self.dtype)
-        panel = max(BLOCK * WIDE * lanes(self.dtype), Op)
-        return AffineScratch(np.empty((BLOCK + 1, max(Op, Dp)), self.dtype), aligned(panel, self.dtype))
+        team, size = _threads.team(2.0 * products * N * self.input_size * self.output_size), max(2 * BLOCK, -(-N // ITEMS))
+        threads, panel = _threads.size(team), max(BLOCK * WIDE * lanes(self.dtype), Op)
+        rows = np.empty((threads, BLOCK + 1, max(Op, Dp)), self.dtype)
+        return team, -(-N // size), size, AffineScratch(rows, aligned_rows(threads, panel, self.dtype))
 
     def forward(self, x, *, rng=None):
         """(y, tape) for x (..., input_size)."""
@@ -68,9 +64,8 @@ class Linear:
         weight, bias, y = aligned(self.input_size * Op, self.dtype), np.zeros(Op, self.dtype), np.empty((N, O), self.dtype)
         pack_columns(self.params["weight"], np.arange(O), weight)
         bias[:O] = self.params["bias"]
-        flat = x.reshape(N, self.input_size)
-        tasks = [partial(affine, first, last, flat, weight, bias, y, self._scratch()) for first, last in self._items(N)]
-        _threads.run(tasks)
+        team, items, size, scratch = self._shared(N, 1)
+        affine(team, items, size, x.reshape(N, self.input_size), weight, bias, y, scratch)
         if self.activation != "identity":
             activate(self.activation)(y.reshape(-1))
         y = y.reshape(*x.shape[:-1], O)
@@ -86,12 +81,9 @@ class Linear:
             activate_backward(self.activation)(y.reshape(-1), dy.reshape(-1))
         weight, dx = aligned(O * padded(D, self.dtype), self.dtype), np.empty((N, D), self.dtype)
         pack_rows(self.params["weight"], np.arange(O), weight)
-        items = self._items(N)
-        dweight, dbias = np.zeros((len(items), D * Op), self.dtype), np.zeros((len(items), Op), self.dtype)
-        _threads.run([
-            partial(affine_backward, first, last, x.reshape(N, D), weight, dy.reshape(N, O), dx, dweight[k], dbias[k], self._scratch())
-            for k, (first, last) in enumerate(items)
-        ])  # fmt: skip
+        team, items, size, scratch = self._shared(N, 2)
+        dweight, dbias = np.zeros((items, D * Op), self.dtype), np.zeros((items, Op), self.dtype)
+        affine_backward(team, items, size, x.reshape(N, D), weight, dy.reshape(N, O), dx, dweight, dbias, scratch)
         grads = self.params.like()
         if items:
             add_transposed(dweight, np.arange(O), grads["weight"])

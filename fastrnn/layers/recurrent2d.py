@@ -8,7 +8,6 @@ from ..cells2d import Cell2D, build
 from ..initializers import Initializer, Uniform
 from ..kernels.cpu.grid import Flow, Images
 from ._corner import Corner, Kept, Shown
-from ._direction import run_side_by_side
 from ._network import Network
 from .recurrent import Gradients
 
@@ -182,7 +181,7 @@ class Recurrent2D:
         x, (R, C, B, _), H, cell = images.x, images.x.shape, self.hidden_size, self.cell
         S, K, G, dtype = len(cell.states), len(cell.saved), len(cell.slots), self.dtype
         shared = np.zeros((R, C, B, self.output_size), dtype) if self._concat else None
-        kept, states, calls = [], [], []
+        kept, states = [], []
         for n, (corner, suffix) in enumerate(zip(self._corners, self._suffixes)):
             y = shared if self._concat else np.zeros((R, C, B, H), dtype)
             others, saved, slots = (
@@ -190,8 +189,7 @@ class Recurrent2D:
             )
             kept.append(Kept(y, n * H * self._concat, others, saved, slots))
             states.append(np.zeros((B, R, S, H), dtype))
-            calls.append(corner.forward(corner.pack(self._named(self.params, suffix), False), images, kept[n], states[n]))
-        run_side_by_side(*calls)
+            corner.forward(corner.pack(self._named(self.params, suffix), False), images, kept[n], states[n])
         last = images.sizes[:, 0] - 1
         y = shared if self._concat else kept[0].y + kept[1].y + kept[2].y + kept[3].y
         return y, self._state_out([state[np.arange(B), last] for state in states]), images, kept
@@ -217,7 +215,7 @@ class Recurrent2D:
         (R, C, B, _), H, S, G = images.x.shape, self.hidden_size, len(self.cell.states), len(self.cell.slots)
         dy = np.empty((0, C, B, 0), dtype) if dy is None else _check.array("dy", dy, (R, C, B, self.output_size), dtype)
         dstates, last = self._states_in(dstate, B), images.sizes[:, 0] - 1
-        dx, sums, shown, calls = [], [], [], []
+        dx, sums, shown = [], [], []
         for corner, suffix, kept, ending in zip(self._corners, self._suffixes, tape.kept, dstates):
             dx.append(np.zeros(images.x.shape, dtype))
             sums.append(corner.sums(corner.grid(R, C, B, dtype).slices, dtype))
@@ -225,8 +223,7 @@ class Recurrent2D:
             running = np.zeros((B, R, S, H), dtype)
             running[np.arange(B), last] = ending
             weights, flow = corner.pack(self._named(self.params, suffix), True), Flow(dy, dx[-1], *shown[-1])
-            calls.append(corner.backward(weights, images, kept, sums[-1], flow, running))
-        run_side_by_side(*calls)
+            corner.backward(weights, images, kept, sums[-1], flow, running)
         for corner, suffix, found in zip(self._corners, self._suffixes, sums):
             corner.add_gradients(found, self._named(grads, suffix))
         total = dx[0]

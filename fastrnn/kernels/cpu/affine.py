@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..._jit import kernel
+from ..._team import parallel
 from .product import product, product_transposed
 from .rows import add_row, clear_row, copy_row
 
@@ -16,19 +17,19 @@ BLOCK = 256  # rows of one product
 
 
 class AffineScratch(NamedTuple):
-    """Working memory of one task: rows (BLOCK + 1, max of the padded widths), and room for one panel of them, or one row."""
+    """Working memory, one row a thread: rows (., BLOCK + 1, max of the padded widths), and room for one panel of them, or one row."""
 
     rows: np.ndarray
     panel: np.ndarray
 
 
-@kernel
-def affine(first_row, last_row, x, weight, bias, y, scratch):
-    """y = x W^T + b for rows [first, last). x (N, D), weight packed (D * Op,), bias (Op,), y (N, O)."""
+@parallel
+def affine(who, item, size, x, weight, bias, y, scratch):
+    """y = x W^T + b for `size` rows. x (N, D), weight packed (D * Op,), bias (Op,), y (N, O)."""
     D, O, Op = x.shape[1], y.shape[1], bias.shape[0]
-    z = scratch.rows.reshape(-1)
-    for begin in range(first_row, last_row, BLOCK):
-        count = min(BLOCK, last_row - begin)
+    z, last = scratch.rows[who].reshape(-1), min((item + 1) * size, x.shape[0])
+    for begin in range(item * size, last, BLOCK):
+        count = min(BLOCK, last - begin)
         for r in range(count):
             copy_row(bias, z[r * Op : (r + 1) * Op])
         product(x.reshape(-1), begin * D, D, 1, weight, 0, z, 0, Op, (count, Op, D))
@@ -36,13 +37,13 @@ def affine(first_row, last_row, x, weight, bias, y, scratch):
             copy_row(z[r * Op : r * Op + O], y[begin + r])
 
 
-@kernel
-def affine_backward(first_row, last_row, x, weight, dy, dx, dweight, dbias, scratch):
-    """dx = dy W; dweight (D * Op,) += x^T dy, dbias (Op,) += dy, for rows [first, last). weight packed (O * Dp,)."""
-    D, O, Op, Dp = x.shape[1], dy.shape[1], dbias.shape[0], weight.shape[0] // dy.shape[1]
-    z = scratch.rows.reshape(-1)
-    for begin in range(first_row, last_row, BLOCK):
-        count = min(BLOCK, last_row - begin)
+@parallel
+def affine_backward(who, item, size, x, weight, dy, dx, dweight, dbias, scratch):
+    """dx = dy W; dweight (items, D * Op) += x^T dy, dbias (items, Op) += dy, for `size` rows. weight packed (O * Dp,)."""
+    D, O, Op, Dp = x.shape[1], dy.shape[1], dbias.shape[1], weight.shape[0] // dy.shape[1]
+    z, panel, last = scratch.rows[who].reshape(-1), scratch.panel[who], min((item + 1) * size, x.shape[0])
+    for begin in range(item * size, last, BLOCK):
+        count = min(BLOCK, last - begin)
         clear_row(z[: count * Dp])
         product(dy.reshape(-1), begin * O, O, 1, weight, 0, z, 0, Dp, (count, Dp, O))
         for r in range(count):
@@ -50,12 +51,12 @@ def affine_backward(first_row, last_row, x, weight, dy, dx, dweight, dbias, scra
         clear_row(z[: count * Op])
         for r in range(count):
             copy_row(dy[begin + r], z[r * Op : r * Op + O])
-        product_transposed(x[begin:].reshape(-1), D, z, 0, Op, dweight, count, scratch.panel)
-        bias = scratch.panel[:Op]
+        product_transposed(x[begin:].reshape(-1), D, z, 0, Op, dweight[item], count, panel)
+        bias = panel[:Op]
         clear_row(bias)
         for r in range(count):
             add_row(z[r * Op : (r + 1) * Op], bias)
-        add_row(bias, dbias)
+        add_row(bias, dbias[item])
 
 
 @kernel

@@ -16,8 +16,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..._jit import kernel, loop
+from ..._jit import loop
 from ..._math import exp
+from ..._team import parallel
 from .extended import ABSENT, ZERO, exp_parts, parts, power
 
 NORMALIZE = 16  # steps until mantissas are brought back to [1, 2); a step takes them by at most a factor of 5 from there
@@ -32,34 +33,34 @@ class Labellings(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """Working memory of one task, float64; flat, because its sequences differ in size."""
+    """Working memory, float64, one row a thread; rows are flat, because sequences differ in size."""
 
     rows: np.ndarray  # T + 1 rows of cells on the way forward, two on the way back, and one for occupancies and sums
-    symbols: np.ndarray  # (T + 1, O): exp(z - max z) of every step; the last row is for sums
-    totals: np.ndarray  # (T,): their sums
+    symbols: np.ndarray  # T + 1 of O: exp(z - max z) of every step; the last is for sums
+    totals: np.ndarray  # T: their sums
 
 
-def scratch(T: int, S: int, O: int) -> Scratch:
+def scratch(threads: int, T: int, S: int, O: int) -> Scratch:
     """Scratch for up to T steps and S labels."""
-    return Scratch(np.empty((T + 4) * 6 * (S + 2)), np.empty((T + 1) * O), np.empty(T))
+    return Scratch(np.empty((threads, (T + 4) * 6 * (S + 2))), np.empty((threads, (T + 1) * O)), np.empty((threads, T)))
 
 
-@kernel
-def ctc(first, last, logits, labellings, blank, scale, losses, gradient, scratch):
-    """losses[b] = -log p(labelling b), in nats, and gradient[:, b] = scale[b] times its gradient, for sequences [first, last).
+@parallel
+def ctc(who, item, first, logits, labellings, blank, scale, losses, gradient, scratch):
+    """Sequence b = first + item: losses[b] = -log p(labelling b), in nats, and gradient[:, b] = scale[b] times its gradient.
 
     logits, gradient (T, B, O) of one dtype; scale, losses (B,) float64. Nothing is read or written where scale is 0, and no
     gradient where the loss is inf: where the labelling has no alignment, or none of probability above 0.
     """
     labels, counts, steps = labellings
-    for b in range(first, last):
-        if scale[b] != 0.0:
-            T, S, O = steps[b], counts[b], logits.shape[2]
-            rows = scratch.rows[: (T + 4) * 6 * (S + 2)].reshape(T + 4, 6, S + 2)
-            symbols = scratch.symbols[: (T + 1) * O].reshape(T + 1, O)
-            losses[b] = _forward(logits, b, labels[b, :S], blank, rows, symbols, scratch.totals)
-            if losses[b] != np.inf:
-                _backward(b, labels[b, :S], blank, rows, symbols, scratch.totals, scale[b], gradient)
+    b = first + item
+    if scale[b] != 0.0:
+        T, S, O = steps[b], counts[b], logits.shape[2]
+        rows = scratch.rows[who, : (T + 4) * 6 * (S + 2)].reshape(T + 4, 6, S + 2)
+        symbols, totals = scratch.symbols[who, : (T + 1) * O].reshape(T + 1, O), scratch.totals[who]
+        losses[b] = _forward(logits, b, labels[b, :S], blank, rows, symbols, totals)
+        if losses[b] != np.inf:
+            _backward(b, labels[b, :S], blank, rows, symbols, totals, scale[b], gradient)
 
 
 @loop

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..._jit import kernel, loop
+from ..._team import parallel
 
 ROOT, NONE = 0, -1
 
@@ -43,7 +44,7 @@ class Choice(NamedTuple):
 
 
 class SearchScratch(NamedTuple):
-    """Working memory of one search."""
+    """Working memory of one search, or with an axis before the others that of many."""
 
     tree: Tree
     beam: Beam  # the best first
@@ -54,20 +55,48 @@ class SearchScratch(NamedTuple):
     held: np.ndarray  # (W, O) bool: whether the beam holds this continuation of this prefix; False between steps
 
 
-def search_scratch(T: int, W: int, O: int) -> SearchScratch:
-    """Scratch for T steps and W prefixes."""
-    tree = Tree(*(np.empty(1 + T * W, np.int64) for _ in Tree._fields))
-    beams = [Beam(np.empty(W, np.int64), np.empty(W), np.empty(W), np.empty(W)) for _ in range(3)]
-    choice = Choice(np.empty(W, np.int64), np.empty(W, np.int64), np.empty(W))
-    return SearchScratch(tree, *beams, choice, np.empty(O), np.zeros((W, O), np.bool_))
+def search_scratch(threads: int, T: int, W: int, O: int) -> SearchScratch:
+    """Scratch for T steps and W prefixes, one row a thread."""
+
+    def empty(n, dtype=np.float64):
+        return np.empty((threads, n), dtype)
+
+    tree = Tree(*(empty(1 + T * W, np.int64) for _ in Tree._fields))
+    beams = [Beam(empty(W, np.int64), empty(W), empty(W), empty(W)) for _ in range(3)]
+    choice = Choice(empty(W, np.int64), empty(W, np.int64), empty(W))
+    return SearchScratch(tree, *beams, choice, empty(O), np.zeros((threads, W, O), np.bool_))
 
 
-@kernel
-def beam_search(logits, b, steps, blank, labels, scores, scratch):
-    """Fills labels (W, T) and scores (W,) with the most probable prefixes found, best first, and returns their number.
+@loop
+def _beam_of(beam, who):
+    return Beam(beam.node[who], beam.blank[who], beam.label[who], beam.whole[who])
 
-    logits (T, B, O) float64, of which the first `steps` are read; labels int64, in which NONE stands behind a prefix's end.
+
+@loop
+def _own(scratch, who):
+    """One thread's part."""
+    tree, beam, stay, after, choice, symbols, held = scratch
+    return SearchScratch(
+        Tree(tree.parent[who], tree.label[who], tree.child[who], tree.sibling[who], tree.place[who]),
+        _beam_of(beam, who), _beam_of(stay, who), _beam_of(after, who),
+        Choice(choice.place[who], choice.label[who], choice.score[who]), symbols[who], held[who],
+    )  # fmt: skip
+
+
+@parallel
+def beam_search(who, item, first, logits, lengths, blank, counts, labels, scores, scratch):
+    """Sequence b = first + item: fills labels[b] (W, T) and scores[b] (W,) with the most probable prefixes found, best first.
+
+    logits (T, B, O) float64, of which lengths[b] steps are read; labels int64, in which NONE stands behind a prefix's end; counts (B,)
+    int64: how many there are.
     """
+    b = first + item
+    counts[b] = _search(logits, b, lengths[b], blank, labels[b], scores[b], _own(scratch, who))
+
+
+@loop
+def _search(logits, b, steps, blank, labels, scores, scratch):
+    """How many prefixes were found."""
     tree, beam, stay, after, choice, symbols, held = scratch
     tree.parent[ROOT] = tree.label[ROOT] = tree.child[ROOT] = tree.sibling[ROOT] = NONE
     tree.place[ROOT] = 0

@@ -19,7 +19,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..._jit import full_vectors, kernel, loop
+from ..._jit import full_vectors, loop
+from ..._team import parallel
 from .._take import PUT, TAKE
 from .loop import layout
 from .product import product, product_transposed
@@ -83,7 +84,10 @@ class Flow(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """Working memory of one task; n pixels of a block, m of a diagonal, Z slots' room in a row of pre-activations."""
+    """Working memory of one thread; n pixels of a block, m of a diagonal, Z slots' room in a row of pre-activations.
+
+    Kernels are given that of all threads, with an axis before the others.
+    """
 
     x: np.ndarray  # (n, D)
     z: np.ndarray  # (n + 1, Z, H) pre-activations, or their gradients; the last row is only ever read
@@ -99,6 +103,16 @@ class Scratch(NamedTuple):
     panel: np.ndarray  # one panel of a block's pre-activation gradients; a block's sum of the biases' gradient
     places: np.ndarray  # (n, 4) image, i, and row and column in the arrays, of each pixel of a block
     counts: np.ndarray  # (block, 3) each diagonal's pixels; how many have an upper neighbour; how many no left one
+
+
+@loop
+def of_thread(scratch, who):
+    """The working memory of one thread."""
+    x, z, operand, held_up, held_left, ds_up, ds_left, dx, new, saved, near, panel, places, counts = scratch
+    return Scratch(
+        x[who], z[who], operand[who], held_up[who], held_left[who], ds_up[who], ds_left[who], dx[who], new[who], saved[who], near[who],
+        panel[who], places[who], counts[who],
+    )  # fmt: skip
 
 
 @loop
@@ -189,45 +203,44 @@ def make_forward(cell):
             for g in range(G):
                 copy_row(a[g], preactivations[row, column, b, g])
 
-    @kernel
-    def forward(first_item, last_item, span, images, weights, trace, state, scratch):
-        """Slices [first, last)."""
+    @parallel
+    def forward(who, item, span, images, weights, trace, state, scratch):
+        """Slice `item`."""
         span_begin, span_end, block, rows, bottom, right, first_unit = span
         x, order, _ = images
         w_input, w_up, w_left, bias = weights
-        xs, z, operand, _, _, _, _, _, new, spare, near, _, places, counts = scratch
+        xs, z, operand, _, _, _, _, _, new, spare, near, _, places, counts = of_thread(scratch, who)
         y, others, saved, preactivations = trace
         B, H, D, Hp, width = order.shape[0], state.shape[3], x.shape[3], operand.shape[1], z.shape[1] * z.shape[2]
         xs_flat, z_flat, operand_flat, recurrent = xs.reshape(-1), z.reshape(-1), operand.reshape(-1), w_up.shape[0] // H
-        for item in range(first_item, last_item):
-            first = item * rows
-            count, begin = min(rows, B - first), span_begin
-            while begin < span_end:
-                end = min(span_end, (begin // block + 1) * block)
-                total = list_block(images, first, count, begin, end, bottom, right, places, counts)
-                gather_inputs(x, places, total, xs)
-                for k in range(total):
-                    copy_row(bias, z_flat[k * width : (k + 1) * width])
-                product(xs_flat, 0, D, 1, w_input, 0, z_flat, in0 * H, width, (total, w_input.shape[0] // D, D))
-                k = 0
-                for d in range(begin, end):
-                    n, below, alone = counts[d - begin, 0], counts[d - begin, 1], counts[d - begin, 2]
-                    if below > 0:
-                        operands(state, places, k, k + below, 1, operand)
-                        product(operand_flat, 0, Hp, 1, w_up, 0, z_flat, k * width + rec0 * H, width, (below, recurrent, H))
-                    if n > alone:
-                        operands(state, places, k + alone, k + n, 0, operand)
-                        product(operand_flat, 0, Hp, 1, w_left, 0, z_flat, (k + alone) * width + rec0 * H, width,
-                                (n - alone, recurrent, H))  # fmt: skip
-                    for p in range(k, k + n):
-                        b, i, row, column = places[p, 0], places[p, 1], places[p, 2], places[p, 3]
-                        has_up, has_left = p < k + below, p >= k + alone
-                        up, left = state[b, i - 1] if has_up else near[0], state[b, i] if has_left else near[0]
-                        units(z[p], up, left, has_up, has_left, new[0], saved[row, column, b] if saved.shape[0] > 0 else spare)
-                        keep(z[p], new[0], state[b, i], y[row, column, b, first_unit : first_unit + H], others, preactivations,
-                             row, column, b)  # fmt: skip
-                    k += n
-                begin = end
+        first = item * rows
+        count, begin = min(rows, B - first), span_begin
+        while begin < span_end:
+            end = min(span_end, (begin // block + 1) * block)
+            total = list_block(images, first, count, begin, end, bottom, right, places, counts)
+            gather_inputs(x, places, total, xs)
+            for k in range(total):
+                copy_row(bias, z_flat[k * width : (k + 1) * width])
+            product(xs_flat, 0, D, 1, w_input, 0, z_flat, in0 * H, width, (total, w_input.shape[0] // D, D))
+            k = 0
+            for d in range(begin, end):
+                n, below, alone = counts[d - begin, 0], counts[d - begin, 1], counts[d - begin, 2]
+                if below > 0:
+                    operands(state, places, k, k + below, 1, operand)
+                    product(operand_flat, 0, Hp, 1, w_up, 0, z_flat, k * width + rec0 * H, width, (below, recurrent, H))
+                if n > alone:
+                    operands(state, places, k + alone, k + n, 0, operand)
+                    product(operand_flat, 0, Hp, 1, w_left, 0, z_flat, (k + alone) * width + rec0 * H, width,
+                            (n - alone, recurrent, H))  # fmt: skip
+                for p in range(k, k + n):
+                    b, i, row, column = places[p, 0], places[p, 1], places[p, 2], places[p, 3]
+                    has_up, has_left = p < k + below, p >= k + alone
+                    up, left = state[b, i - 1] if has_up else near[0], state[b, i] if has_left else near[0]
+                    units(z[p], up, left, has_up, has_left, new[0], saved[row, column, b] if saved.shape[0] > 0 else spare)
+                    keep(z[p], new[0], state[b, i], y[row, column, b, first_unit : first_unit + H], others, preactivations,
+                         row, column, b)  # fmt: skip
+                k += n
+            begin = end
 
     return forward
 
@@ -316,13 +329,13 @@ def make_backward(cell):
                 for g in range(G):
                     copy_row(z[k, g], dpreactivations[row, column, b, g])
 
-    @kernel
-    def backward(first_item, last_item, span, images, weights, trace, sums, flow, dstate, scratch):
-        """Slices [first, last)."""
+    @parallel
+    def backward(who, item, span, images, weights, trace, sums, flow, dstate, scratch):
+        """Slice `item`."""
         span_begin, span_end, block, rows, bottom, right, first_unit = span
         x, order, _ = images
         w_input, w_up, w_left, _ = weights
-        xs, z, operand, held_up, held_left, ds_up, ds_left, dxs, new, _, near, panel, places, counts = scratch
+        xs, z, operand, held_up, held_left, ds_up, ds_left, dxs, new, _, near, panel, places, counts = of_thread(scratch, who)
         y, others, saved, _ = trace
         dy, dx, dstates, dpreactivations = flow
         B, H, D, Hp, Dp, width = order.shape[0], dstate.shape[3], x.shape[3], operand.shape[1], dxs.shape[1], z.shape[1] * z.shape[2]
@@ -330,43 +343,42 @@ def make_backward(cell):
             xs.reshape(-1), z.reshape(-1), operand.reshape(-1), held_up.reshape(-1), held_left.reshape(-1), dxs.reshape(-1)
         )  # fmt: skip
         above, beside, recurrent = -1 if bottom else 1, -1 if right else 1, (rec1 - rec0) * H
-        for item in range(first_item, last_item):
-            first = item * rows
-            count, end = min(rows, B - first), span_end
-            while end > span_begin:
-                begin = max(span_begin, (end - 1) // block * block)
-                total = list_block(images, first, count, begin, end, bottom, right, places, counts)
-                gather_inputs(x, places, total, xs)
-                k, any_up = total, 0
-                for d in range(end - 1, begin - 1, -1):
-                    n, below, alone = counts[d - begin, 0], counts[d - begin, 1], counts[d - begin, 2]
-                    k, any_up = k - n, any_up + below
-                    for p in range(k, k + n):
-                        b, i, row, column = places[p, 0], places[p, 1], places[p, 2], places[p, 3]
-                        has_up, has_left = p < k + below, p >= k + alone
-                        receive(dstate[b, i], dy, dstates, first_unit, row, column, b, new[1])
-                        load_states(y, others, first_unit, row, column, b, new[0])
-                        load_neighbour(has_up, y, others, first_unit, row - above, column, b, near[0], held_up[p])
-                        load_neighbour(has_left, y, others, first_unit, row, column - beside, b, near[1], held_left[p])
-                        units(saved[row, column, b], near[0], near[1], has_up, has_left, new[0], new[1], z[p],
-                              ds_up[p - k], ds_left[p - k])  # fmt: skip
-                    if n > alone:
-                        clear_row(operand_flat[: (n - alone) * Hp])
-                        product(z_flat, (k + alone) * width + rec0 * H, width, 1, w_left, 0, operand_flat, 0, Hp,
-                                (n - alone, Hp, recurrent))  # fmt: skip
-                    pass_left(dstate, places, k, n, alone, ds_left, operand)
-                    if below > 0:
-                        clear_row(operand_flat[: below * Hp])
-                        product(z_flat, k * width + rec0 * H, width, 1, w_up, 0, operand_flat, 0, Hp, (below, Hp, recurrent))
-                        pass_up(dstate, places, k, below, ds_up, operand)
-                product_transposed(xs_flat, D, z_flat, in0 * H, width, sums.input[item], total, panel)
-                if any_up > 0:
-                    product_transposed(up_flat, H, z_flat, rec0 * H, width, sums.up[item], total, panel)
-                product_transposed(left_flat, H, z_flat, rec0 * H, width, sums.left[item], total, panel)
-                add_bias(z_flat, total, width, panel, sums.bias[item])
-                clear_row(dxs_flat[: total * Dp])
-                product(z_flat, in0 * H, width, 1, w_input, 0, dxs_flat, 0, Dp, (total, Dp, (in1 - in0) * H))
-                scatter(dxs, z, places, total, dx, dpreactivations)
-                end = begin
+        first = item * rows
+        count, end = min(rows, B - first), span_end
+        while end > span_begin:
+            begin = max(span_begin, (end - 1) // block * block)
+            total = list_block(images, first, count, begin, end, bottom, right, places, counts)
+            gather_inputs(x, places, total, xs)
+            k, any_up = total, 0
+            for d in range(end - 1, begin - 1, -1):
+                n, below, alone = counts[d - begin, 0], counts[d - begin, 1], counts[d - begin, 2]
+                k, any_up = k - n, any_up + below
+                for p in range(k, k + n):
+                    b, i, row, column = places[p, 0], places[p, 1], places[p, 2], places[p, 3]
+                    has_up, has_left = p < k + below, p >= k + alone
+                    receive(dstate[b, i], dy, dstates, first_unit, row, column, b, new[1])
+                    load_states(y, others, first_unit, row, column, b, new[0])
+                    load_neighbour(has_up, y, others, first_unit, row - above, column, b, near[0], held_up[p])
+                    load_neighbour(has_left, y, others, first_unit, row, column - beside, b, near[1], held_left[p])
+                    units(saved[row, column, b], near[0], near[1], has_up, has_left, new[0], new[1], z[p],
+                          ds_up[p - k], ds_left[p - k])  # fmt: skip
+                if n > alone:
+                    clear_row(operand_flat[: (n - alone) * Hp])
+                    product(z_flat, (k + alone) * width + rec0 * H, width, 1, w_left, 0, operand_flat, 0, Hp,
+                            (n - alone, Hp, recurrent))  # fmt: skip
+                pass_left(dstate, places, k, n, alone, ds_left, operand)
+                if below > 0:
+                    clear_row(operand_flat[: below * Hp])
+                    product(z_flat, k * width + rec0 * H, width, 1, w_up, 0, operand_flat, 0, Hp, (below, Hp, recurrent))
+                    pass_up(dstate, places, k, below, ds_up, operand)
+            product_transposed(xs_flat, D, z_flat, in0 * H, width, sums.input[item], total, panel)
+            if any_up > 0:
+                product_transposed(up_flat, H, z_flat, rec0 * H, width, sums.up[item], total, panel)
+            product_transposed(left_flat, H, z_flat, rec0 * H, width, sums.left[item], total, panel)
+            add_bias(z_flat, total, width, panel, sums.bias[item])
+            clear_row(dxs_flat[: total * Dp])
+            product(z_flat, in0 * H, width, 1, w_input, 0, dxs_flat, 0, Dp, (total, Dp, (in1 - in0) * H))
+            scatter(dxs, z, places, total, dx, dpreactivations)
+            end = begin
 
     return backward

@@ -36,6 +36,12 @@ def aligned(size: int, dtype) -> np.ndarray:
     return spare[first : first + size]
 
 
+def aligned_rows(count: int, size: int, dtype) -> np.ndarray:
+    """So many of them, (count, size or more)."""
+    size = padded(size, dtype)
+    return aligned(count * size, dtype).reshape(count, size)
+
+
 def _make_tile(rows: int, vectors: int):
     """C[rows, vectors * lanes] += A[rows, K] B[K, vectors * lanes], operands given as flat arrays, offsets and strides.
 

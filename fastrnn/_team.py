@@ -1,0 +1,175 @@
+"""Work shared between threads inside compiled code: no interpreter, no lock; opening and closing a region takes a microsecond.
+
+A team is an array of words, each on a cache line of its own. Helpers (`serve`) watch its turn. A caller opens a region by making the
+turn odd and closes it by making it even; a helper that finds it odd enters, takes items until none is left, and leaves. So a region
+needs nobody: who is late finds less to do, or nothing. The caller returns when no helper is inside.
+
+Items are cut into as many runs of neighbours as there are threads. Each thread begins with its own run, the same one in every region,
+whose data are in its cache; then it helps with the others'. Which thread computes an item changes no bit of it.
+"""
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.callconv import excinfo_ptr_t
+from numba.extending import intrinsic
+
+from ._jit import JIT_DISABLED, X86, kernel, loop
+
+LINE = 8  # words of a cache line
+TURN, INSIDE, BUSY, RETIRED, THREADS, JOB, DATA, NEXT = (LINE * k for k in range(8))  # from NEXT on, a word a run: its next item
+
+_WORD, _CODE = ir.IntType(64), ir.IntType(32)
+_POINTER = ir.IntType(8).as_pointer()
+
+
+def words(threads: int) -> int:
+    """How many words a team of so many threads has."""
+    return NEXT + LINE * threads
+
+
+def _word(context, builder, signature, args):
+    """The address of word args[1] of the array args[0]."""
+    return builder.gep(cgutils.create_struct_proxy(signature.args[0])(context, builder, args[0]).data, [args[1]])
+
+
+def _atomic(operation: str):
+    """The old value of ``team[k]``, which becomes that and `n` combined; all threads see all such operations in one order."""
+
+    @intrinsic
+    def combine(typing_context, team, k, n):
+        def codegen(context, builder, signature, args):
+            return builder.atomic_rmw(operation, _word(context, builder, signature, args), args[2], "seq_cst")
+
+        return types.int64(team, types.intp, types.int64), codegen
+
+    return combine
+
+
+_add, _swap = _atomic("add"), _atomic("xchg")
+
+
+@intrinsic
+def _load(typing_context, team, k):
+    """``team[k]`` as it is now."""
+
+    def codegen(context, builder, signature, args):
+        return builder.load_atomic(_word(context, builder, signature, args), "seq_cst", 8)
+
+    return types.int64(team, types.intp), codegen
+
+
+@intrinsic
+def _relax(typing_context):
+    """Let the processor know that this is a loop that waits."""
+
+    def codegen(context, builder, signature, args):
+        if X86:
+            pause = cgutils.get_or_insert_function(builder.module, ir.FunctionType(ir.VoidType(), []), "llvm.x86.sse2.pause")
+            builder.call(pause, [])
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@intrinsic
+def _offer(typing_context, team, work, arguments):
+    """Leave in `team` where the helpers find ``work(who, arguments)``: a function of its own, and the address of the arguments."""
+    own = typing_context.resolve_function_type(work, (types.intp, arguments), {})
+
+    def codegen(context, builder, signature, args):
+        place = cgutils.alloca_once_value(builder, args[2])
+        # as Numba's own functions are called, so that it can be compiled as one: (result, exception, who) -> status
+        kind = ir.FunctionType(_CODE, [_POINTER, excinfo_ptr_t.as_pointer(), _WORD])
+        entry = ir.Function(builder.module, kind, builder.module.get_unique_name("fastrnn_helper"))
+        entry.linkage = "internal"
+        inside = ir.IRBuilder(entry.append_basic_block())
+        arguments = inside.load(inside.bitcast(entry.args[0], place.type))
+        context.get_function(work, own)(inside, [entry.args[2], arguments])
+        inside.ret(_CODE(0))
+        for word, pointer in ((JOB, entry), (DATA, place)):
+            builder.store(builder.ptrtoint(pointer, _WORD), _word(context, builder, signature, (args[0], _WORD(word))))
+        return context.get_dummy_value()
+
+    return types.void(team, work, arguments), codegen
+
+
+@intrinsic
+def _accept(typing_context, team, who):
+    """Do what `_offer` left in `team`."""
+
+    def codegen(context, builder, signature, args):
+        job, data = (builder.load(_word(context, builder, signature, (args[0], _WORD(word)))) for word in (JOB, DATA))
+        kind = ir.FunctionType(_CODE, [_POINTER, _POINTER.as_pointer(), _WORD])
+        error = cgutils.alloca_once_value(builder, _POINTER(None))
+        builder.call(builder.inttoptr(job, kind.as_pointer()), [builder.inttoptr(data, _POINTER), error, args[1]])
+        return context.get_dummy_value()
+
+    return types.void(team, types.intp), codegen
+
+
+@kernel
+def serve(team, who, patience):
+    """Help in every region of `team` as thread `who`, until none was opened for `patience` looks, or the team is retired: True then."""
+    looks, last = 0, 0
+    while looks < patience:
+        if _load(team, RETIRED) == 1:
+            return True
+        turn = _load(team, TURN)
+        if turn == last or turn % 2 == 0:
+            looks += 1
+            _relax()
+            continue
+        _add(team, INSIDE, 1)  # first, so that a caller who closes the region now either is seen here or sees this
+        if _load(team, TURN) == turn:
+            _accept(team, who)
+        _add(team, INSIDE, -1)
+        looks, last = 0, turn
+    return False
+
+
+def parallel(body):
+    """A kernel ``run(team, count, *arguments)`` that calls ``body(who, item, *arguments)`` for every item < count.
+
+    `who`, the number of the thread, says whose working memory to use. `body` is plain Python for Numba, decorated with nothing; what it
+    does for one item must not depend on the others.
+    """
+    if JIT_DISABLED:
+
+        def run(team, count, *arguments):
+            for item in range(count):
+                body(0, item, *arguments)
+
+        return run
+
+    body = loop(body)
+
+    @loop
+    def take_part(who, job):
+        team, count, arguments = job
+        threads = team[THREADS]
+        for k in range(threads):
+            own = (who + k) % threads
+            end = count * (own + 1) // threads
+            item = _add(team, NEXT + LINE * own, 1)
+            while item < end:
+                body(who, item, *arguments)
+                item = _add(team, NEXT + LINE * own, 1)
+
+    @kernel
+    def run(team, count, *arguments):
+        if team[THREADS] == 1 or count < 2 or _swap(team, BUSY, 1) == 1:  # busy: another thread of Python has a region
+            for item in range(count):
+                body(0, item, *arguments)
+            return
+        for own in range(team[THREADS]):
+            team[NEXT + LINE * own] = count * own // team[THREADS]
+        _offer(team, take_part, (team, count, arguments))
+        _add(team, TURN, 1)
+        take_part(0, (team, count, arguments))
+        _add(team, TURN, 1)
+        while _load(team, INSIDE) != 0:
+            _relax()
+        _swap(team, BUSY, 0)
+
+    return run
