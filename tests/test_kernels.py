@@ -165,35 +165,41 @@ def test_lanes_fill_a_register():
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @FEW
-@given(R=st.integers(1, 70), K=st.integers(0, 12), data=st.data())
-def test_packing(dtype, R, K, data):
+@given(R=st.integers(1, 70), K=st.integers(0, 12), E=st.integers(1, 3), common=st.booleans(), data=st.data())
+def test_packing(dtype, R, K, E, common, data):
     """`pack_columns` gives x W[rows]^T, `pack_rows` dz W[rows]: the panels the product expects, zeros in padding, no more written."""
     rows = np.array(data.draw(st.lists(st.integers(0, R - 1), min_size=0, max_size=R)), np.int64)
-    weight = np.random.default_rng(R).standard_normal((R, K)).astype(dtype)
-    for pack, B in ((pack_columns, weight[rows].T), (pack_rows, weight[rows])):
-        full = np.zeros((B.shape[0], padded(B.shape[1], dtype)), dtype)
-        full[:, : B.shape[1]] = B
-        room = np.full(full.size + 20, np.nan, dtype)
-        pack(weight, rows, room[10 : 10 + full.size])
-        assert room[10 : 10 + full.size].tobytes() == panels(full, dtype).tobytes()
-        assert np.isnan(room[:10]).all() and np.isnan(room[10 + full.size :]).all()
+    flat = np.random.default_rng(R).standard_normal((1 if common else E, 5 + R * K + 3)).astype(dtype)
+    first, last = sorted(data.draw(st.tuples(st.integers(0, E), st.integers(0, E))))
+    for pack in (pack_columns, pack_rows):
+        room = np.full((E, K * padded(rows.size, dtype) if pack is pack_columns else rows.size * padded(K, dtype)), np.nan, dtype)
+        pack(first, last, flat, 5, K, rows, room)
+        for e in range(E):
+            weight = flat[e % len(flat), 5 : 5 + R * K].reshape(R, K)
+            B = weight[rows].T if pack is pack_columns else weight[rows]
+            full = np.zeros((B.shape[0], padded(B.shape[1], dtype)), dtype)
+            full[:, : B.shape[1]] = B
+            assert room[e].tobytes() == panels(full, dtype).tobytes() if first <= e < last else np.isnan(room[e]).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("slices", [0, 1, 3])
 def test_add_transposed(dtype, slices):
-    """Slices are added in order onto what is there; no slices (an empty batch) add nothing."""
-    rng, rows, K = np.random.default_rng(0), np.array([4, 0, 3]), 5
+    """A member's slices are added in order onto what is there; no slices (an empty batch) add nothing; other members stay as they are."""
+    rng, rows, K, E = np.random.default_rng(0), np.array([4, 0, 3]), 5, 3
     Np = padded(rows.size, dtype)
-    sums, gradient = rng.standard_normal((slices, K * Np)).astype(dtype), rng.standard_normal((6, K)).astype(dtype)
-    expected = gradient.copy()
-    total = np.zeros((K, Np), dtype)
-    for part in sums:
-        total = total + part.reshape(K, Np)
-    expected[rows] += total[:, :3].T
-    add_transposed(sums, rows, gradient)
-    np.testing.assert_allclose(gradient, expected, rtol=4 * np.finfo(dtype).eps)
-    assert gradient[[1, 2, 5]].tobytes() == expected[[1, 2, 5]].tobytes()
+    sums, flat = rng.standard_normal((E * slices, K * Np)).astype(dtype), rng.standard_normal((E, 2 + 6 * K + 1)).astype(dtype)
+    expected = flat.copy()
+    for e in (1, 2):
+        total = np.zeros((K, Np), dtype)
+        for part in sums[e * slices : (e + 1) * slices]:
+            total = total + part.reshape(K, Np)
+        expected[e, 2:-1].reshape(6, K)[rows] += total[:, :3].T
+    add_transposed(1, 3, sums, slices, rows, K, flat, 2)
+    np.testing.assert_allclose(flat, expected, rtol=4 * np.finfo(dtype).eps)
+    untouched = np.ones_like(flat, bool)
+    untouched[1:, 2:-1].reshape(2, 6, K)[:, rows] = False
+    assert flat[untouched].tobytes() == expected[untouched].tobytes()
 
 
 # What kernels write -------------------------------------------------------------------------------------------------

@@ -6,14 +6,14 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import _threads
-from .._params import Params
+from .._params import At, Params
 from ..cells import Cell, Slot, build
 from ..kernels.cpu.closed import BackLink, Feedback, Link, make_beam_search, make_closed_backward, make_closed_forward, make_generate
 from ..kernels.cpu.loop import Flow, Trace
 from ._direction import ROW_WORK, SERIAL_WORK, SPAN_WORK, Direction, Kept
 from ._layer import Rows, batch
 from .feedforward import Dropout, Embedding, Linear
-from .recurrent import Recurrent, Tape, _Suffixed
+from .recurrent import Recurrent, Tape
 
 
 class Place(NamedTuple):
@@ -54,10 +54,10 @@ class Chain:
         self.input_size = self.places[0].direction.D
         self.output_size = self.places[-1].direction.H
 
-    def parameters(self, place: Place) -> dict[str, np.ndarray]:
-        """The parameters of one link by the names of its cell."""
+    def parameters(self, place: Place) -> dict[str, At]:
+        """Where the parameters of one link lie, by the names of its cell."""
         layer = self.layers[place.layer]
-        return _as_cell(layer.params) if isinstance(layer, Linear) else layer._named(place.depth)
+        return _as_cell(layer.params) if isinstance(layer, Linear) else layer._named(place.depth, layer.params)
 
     def states(self, states, rows: Rows) -> tuple[list[np.ndarray], list[bool]]:
         """The state (1, S, B, H) that enters each link, and whether a learned one does, from one state (or None) a recurrent layer."""
@@ -68,7 +68,7 @@ class Chain:
                 result += parts
                 learned += [own] * len(parts)
             elif isinstance(layer, Linear):
-                result.append(np.zeros((1, 1, rows.order.shape[0], layer.output_size), layer.dtype))
+                result.append(np.zeros((1, 1, rows.order.shape[1], layer.output_size), layer.dtype))
                 learned.append(False)
         return result, learned
 
@@ -90,7 +90,7 @@ class Chain:
             y[0, rows.steps :] = 0.0
             others, saved = np.empty((1, steps, B, S - 1, H), dtype), np.empty((1, steps, B, K, H), dtype)
             trace = Trace(y, others, saved, np.empty((1, 0, B, G, H), dtype))
-            entering = batch(x, rows, H, mask)
+            entering = batch(x[None], rows, H, None if mask is None else mask[None])
             kept.append(Kept(entering, y, 0, *trace[1:], [state.copy()], max(rows.steps, 1)))
             parts.append((entering, d.pack(self.parameters(place), backward=False), trace, state))
             x = y[0]
@@ -140,14 +140,14 @@ class Chain:
             self._run(task, x, end - begin)
         for place, found in zip(self.places, sums):
             layer, own = self.layers[place.layer], grads[place.layer]
-            target = _as_cell(own) if isinstance(layer, Linear) else _Suffixed(own, layer._suffixes[place.depth])
+            target = _as_cell(own) if isinstance(layer, Linear) else layer._learned(place.depth, own)
             place.direction.add_gradients(found, target)
         return flows[0].dx[0], dtable.sum(axis=0), dstates, [found.cut.sum(axis=0) for found in sums]
 
     def generate(self, x, states, feedback, outputs, inputs, stop: int, ends) -> None:
         """Fill `outputs` (steps, B, O) from the first input x (1, B, D) on, advancing `states`; see `kernels.cpu.closed`."""
         (_, B, _), steps = x.shape, outputs.shape[0]
-        rows = Rows(np.arange(B), np.ones(B, np.int64), 1)
+        rows = Rows.of(np.ones((1, B), np.int64))
         kept, parts = self.links(x, rows, states, [None] * len(self.places), tape=False)
         feedback, kernel = feedback(kept[-1].y[0]), make_generate(self.cells)
         for begin, end in self._spans(0, steps, B):
@@ -162,7 +162,7 @@ class Chain:
 
     def beam_search(self, x, states, feedback, width: int, stop: int, scores, parents, symbols) -> None:
         """Fill scores (B, W), parents and symbols (steps, B, W) from the first input x (1, B W, D) on; see `kernels.cpu.closed`."""
-        rows = Rows(np.arange(x.shape[1]), np.ones(x.shape[1], np.int64), 1)
+        rows = Rows.of(np.ones((1, x.shape[1]), np.int64))
         kept, parts = self.links(x, rows, states, [None] * len(self.places), tape=False)
         feedback, kernel = feedback(kept[-1].y[0]), make_beam_search(self.cells)
         spare, best = tuple(np.empty_like(state) for state in states), np.empty_like(scores)
@@ -238,6 +238,6 @@ def _check_layer(layer) -> None:
         raise ValueError(f"forcing: an Embedding of single symbols is required; got group={layer.group}")
 
 
-def _as_cell(params) -> dict[str, np.ndarray]:
-    """A Linear's parameters, or their gradients, by the names that a cell gives them."""
-    return {"weight_ih": params["weight"], "bias_ih": params["bias"]}
+def _as_cell(params) -> dict[str, At]:
+    """Where a Linear's parameters, or their gradients, lie, by the names that a cell gives them."""
+    return {"weight_ih": params.at("weight"), "bias_ih": params.at("bias")}

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import _threads
+from .._params import At
 from ..cells2d import Cell2D
 from ..kernels.cpu.grid import Flow, Images, Scratch, Span, Sums, Trace, Weights, make_backward, make_forward
 from ..kernels.cpu.loop import layout
@@ -59,16 +60,16 @@ class Corner:
         """Multiply-adds of the longest diagonal, counted twice."""
         return 2.0 * min(R, C) * B * (self.input_rows.size * self.D + 2 * self.recurrent_rows.size * self.H)
 
-    def pack(self, p, backward: bool) -> Weights:
+    def pack(self, p: dict[str, At], backward: bool) -> Weights:
         """The operands of the kernels, from the parameters by name."""
-        dtype, pack = p["weight_ih"].dtype, pack_rows if backward else pack_columns
+        dtype, pack = p["weight_ih"].flat.dtype, pack_rows if backward else pack_columns
         bias = np.zeros(row_width(self.layout, self.H, dtype), dtype)
         for name, slot, block in bias_blocks(self.cell, self.H):
-            bias[slot] += p[name][block]
+            bias[slot] += p[name].part(block)[0]
 
         def operand(name, rows, K):
             panels = aligned(rows.size * padded(K, dtype) if backward else K * padded(rows.size, dtype), dtype)
-            pack(p[name], rows, panels)
+            pack(0, 1, *p[name], K, rows, panels[None])
             return panels
 
         return Weights(
@@ -84,14 +85,17 @@ class Corner:
         widths = (self.D * padded(self.input_rows.size, dtype), recurrent, recurrent, row_width(self.layout, self.H, dtype))
         return Sums(*(np.zeros((slices, width), dtype) for width in widths))
 
-    def add_gradients(self, sums: Sums, grads) -> None:
+    def add_gradients(self, sums: Sums, grads: dict[str, At]) -> None:
         """grads[name] += the sums over slices, in the order of the slices."""
-        add_transposed(sums.input, self.input_rows, grads["weight_ih"])
-        add_transposed(sums.up, self.recurrent_rows, grads["weight_up"])
-        add_transposed(sums.left, self.recurrent_rows, grads["weight_left"])
+        for name, part, rows, K in (
+            ("weight_ih", sums.input, self.input_rows, self.D),
+            ("weight_up", sums.up, self.recurrent_rows, self.H),
+            ("weight_left", sums.left, self.recurrent_rows, self.H),
+        ):
+            add_transposed(0, 1, part, part.shape[0], rows, K, *grads[name])
         bias = sums.bias.sum(axis=0)
         for name, slot, block in bias_blocks(self.cell, self.H):
-            grads[name][block] += bias[slot]
+            grads[name].part(block)[...] += bias[slot]
 
     def forward(self, weights: Weights, images: Images, kept: Kept, state: np.ndarray):
         """Calls that run over all diagonals, filling what `kept` has room for; `state` (B, R, S, H) is the running one, 0 before."""

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import _threads
+from .._params import At
 from ..cells import Cell
 from ..kernels.cpu.loop import Batch, Flow, Layout, Scratch, Span, Sums, Trace, Weights, layout, make_backward, make_forward
 from ..kernels.cpu.packing import add_transposed, pack_columns, pack_rows
@@ -14,6 +15,7 @@ from ..kernels.cpu.product import WIDE, aligned, lanes, padded
 
 BLOCK_BYTES = 384 * 1024  # what a block of time may take of a core's second-level cache
 SERIAL_WORK = 4e6  # operations below which waking a second thread costs more than it saves
+MOVED_WORK = 2e5  # the same, of numbers packed or added
 SPAN_WORK = 2e10  # operations in one kernel call at most, so that an interruption is seen within a second
 ROW_WORK = 1e5  # operations that a row of one step costs beside its arithmetic: what small layers spend their time on
 
@@ -35,12 +37,12 @@ class Kept(NamedTuple):
     """The tape of one direction: others, saved and preactivations by step, all steps or those of one segment."""
 
     batch: Batch
-    y: np.ndarray  # (1, T, B, >=H)
+    y: np.ndarray  # (E, T, B, >=H)
     column: int  # where this direction's units begin in y
     others: np.ndarray
     saved: np.ndarray
     preactivations: np.ndarray
-    starts: list  # the state (1, S, B, H) at the first step of every segment
+    starts: list  # the state (E, S, B, H) at the first step of every segment
     segment: int  # steps; all of them where everything is kept
 
 
@@ -88,6 +90,7 @@ class Direction:
         self.input_rows = weight_rows(cell, hidden_size, self.layout.input, "input")
         self.recurrent_rows = weight_rows(cell, hidden_size, self.layout.recurrent, "recurrent")
         self.modulated_rows = weight_rows(cell, hidden_size, self.layout.modulated, "recurrent")
+        self.bias_blocks = tuple(bias_blocks(cell, hidden_size))
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of everything this direction needs, learned or fixed, in PyTorch's order."""
@@ -109,22 +112,26 @@ class Direction:
         """Multiply-adds of one step, counted twice, as everyone does."""
         return 2.0 * B * self.H * (self.input_rows.size // self.H * self.D + (self.recurrent_rows.size + self.modulated_rows.size))
 
-    def pack(self, p, backward: bool) -> Weights:
-        """The operands of the kernels, from the parameters by name."""
-        dtype, H = p["weight_ih"].dtype, self.H
-        bias = np.zeros((1, self.width(dtype)), dtype)
+    def pack(self, p: dict[str, At], backward: bool) -> Weights:
+        """The operands of the kernels, from the parameters of E members by name."""
+        flat, H = p["weight_ih"].flat, self.H
+        E, dtype = flat.shape[0], flat.dtype
+        bias = np.zeros((E, self.width(dtype)), dtype)
         if not backward:
-            for name, slot, block in bias_blocks(self.cell, H):
-                bias[0, slot] += p[name][block]
-        unit = np.array([p[name] for name in self.cell.parameters], dtype).reshape(1, -1, H)
+            for name, slot, block in self.bias_blocks:
+                bias[:, slot] += p[name].part(block)
+        unit = np.empty((E, len(self.cell.parameters), H), dtype)
+        for i, name in enumerate(self.cell.parameters):
+            unit[:, i] = p[name].part(slice(0, H))
         pack = pack_rows if backward else pack_columns
 
         def operand(name, rows, K):
+            if not rows.size:
+                return np.empty((E, 0), dtype)
             size = rows.size * padded(K, dtype) if backward else K * padded(rows.size, dtype)
-            panels = aligned(size, dtype)
-            if rows.size:
-                pack(p[name], rows, panels)
-            return panels[None]
+            panels = aligned(E * size, dtype).reshape(E, size)
+            over_members(pack, E, size, *p[name], K, rows, panels)
+            return panels
 
         return Weights(
             operand("weight_ih", self.input_rows, self.D),
@@ -135,7 +142,7 @@ class Direction:
         )
 
     def sums(self, slices: int, dtype) -> Sums:
-        """Zeroed parameter gradients, one row a slice."""
+        """Zeroed parameter gradients, one row a slice (of every member)."""
         H = self.H
 
         def zeros(K, rows):
@@ -150,21 +157,27 @@ class Direction:
             np.zeros((slices, 3)),
         )
 
-    def add_gradients(self, sums: Sums, grads) -> None:
-        """grads[name] += the sums over slices, in the order of the slices; only the names that `grads` has."""
-        add_transposed(sums.input, self.input_rows, grads["weight_ih"])
-        for part, rows in ((sums.recurrent, self.recurrent_rows), (sums.modulated, self.modulated_rows)):
+    def add_gradients(self, sums: Sums, grads: dict[str, At]) -> None:
+        """grads[name] += every member's sums over slices, in the order of the slices; only the names that `grads` has."""
+        E, H = grads["weight_ih"].flat.shape[0], self.H
+        slices = sums.bias.shape[0] // E
+        for name, part, rows, K in (
+            ("weight_ih", sums.input, self.input_rows, self.D),
+            ("weight_hh", sums.recurrent, self.recurrent_rows, H),
+            ("weight_hh", sums.modulated, self.modulated_rows, H),
+        ):
             if rows.size:
-                add_transposed(part, rows, grads["weight_hh"])
-        bias = sums.bias.sum(axis=0)
-        for name, slot, block in bias_blocks(self.cell, self.H):
-            grads[name][block] += bias[slot]
-        for name, unit in zip(self.cell.parameters, sums.unit.sum(axis=0)):
+                flat, start = grads[name]
+                over_members(add_transposed, E, slices * part.shape[1], part, slices, rows, K, flat, start)
+        bias = sums.bias.reshape(E, slices, sums.bias.shape[1]).sum(axis=1)
+        for name, slot, block in self.bias_blocks:
+            grads[name].part(block)[...] += bias[:, slot]
+        for i, name in enumerate(self.cell.parameters):
             if name in grads:
-                grads[name] += unit
+                grads[name].part(slice(0, H))[...] += sums.unit[:, i].reshape(E, slices, H).sum(axis=1)
 
     def _spans(self, begin: int, end: int, offset: int, grid: Grid, B: int, column: int):
-        """[begin, end) in kernel calls of bounded length, cut on the grid of blocks."""
+        """[begin, end) in kernel calls of bounded length for B sequences, cut on the grid of blocks."""
         steps = int(SPAN_WORK / (self.operations(B) + ROW_WORK * B)) // grid.block * grid.block or grid.block
         for first in range(begin // steps * steps, end, steps):
             yield Span(max(first, begin), min(first + steps, end), offset, grid.block, grid.rows, int(self.reverse), column)
@@ -172,28 +185,30 @@ class Direction:
     def forward(self, weights: Weights, kept: Kept, grid: Grid, state: np.ndarray, begin: int, end: int):
         """Calls that advance `state` from step `begin` to `end`, filling y and whatever of the tape has room (from `begin` on)."""
         trace, kernel = Trace(kept.y, kept.others, kept.saved, kept.preactivations), make_forward(self.cell)
-        for span in self._spans(begin, end, begin, grid, state.shape[2], kept.column):
+        for span in self._spans(begin, end, begin, grid, state.shape[0] * state.shape[2], kept.column):
             yield self._calls(kernel, grid, span, kept.batch, weights, trace, state)
 
     def backward(self, weights: Weights, kept: Kept, grid: Grid, sums: Sums, flow: Flow, dstate: np.ndarray, begin: int, end: int, limit):
         """Calls that take `dstate` back from step `end` to `begin`, both in the segment of time whose tape is in `kept`."""
         segment = begin // kept.segment
         trace, kernel = Trace(kept.y, kept.others, kept.saved, kept.preactivations), make_backward(self.cell)
-        spans = self._spans(begin, end, segment * kept.segment, grid, dstate.shape[2], kept.column)
+        spans = self._spans(begin, end, segment * kept.segment, grid, dstate.shape[0] * dstate.shape[2], kept.column)
         for span in reversed(list(spans)):
             yield self._calls(kernel, grid, span, kept.batch, weights, trace, kept.starts[segment], sums, flow, dstate, limit)
 
-    def _calls(self, kernel, grid: Grid, span: Span, batch: Batch, *arguments):
-        """(operations, tasks): the kernel over all slices of one span, in as many pieces as can be used."""
-        parts, dtype = min(grid.slices, 2 * _threads.get_num_threads()), arguments[0].bias.dtype
-        bounds = [grid.slices * k // parts for k in range(parts + 1)]
+    def _calls(self, kernel, grid: Grid, span: Span, batch: Batch, weights: Weights, *arguments):
+        """(operations, tasks): the kernel over all members and slices of one span, in as many pieces as can be used."""
+        (E, _), dtype = weights.bias.shape, weights.bias.dtype
+        items = E * grid.slices
+        parts = min(items, 2 * _threads.get_num_threads())
+        bounds = [items * k // parts for k in range(parts + 1)] if parts else [0]
         steps = min(grid.block, span.end - span.begin)
 
         def task(first: int, last: int) -> None:
-            kernel(first, last, span, batch, *arguments, self._kept_scratch(steps * grid.rows, grid, dtype))
+            kernel(first, last, span, batch, weights, *arguments, self._kept_scratch(steps * grid.rows, grid, dtype))
 
         tasks = [partial(task, first, last) for first, last in zip(bounds, bounds[1:])]
-        return self.operations(batch.order.shape[0]) * (span.end - span.begin), tasks
+        return self.operations(E * batch.order.shape[1]) * (span.end - span.begin), tasks
 
     def _kept_scratch(self, n: int, grid: Grid, dtype) -> Scratch:
         """`scratch` as this thread has it from an earlier task of the same shape: no two tasks run in one thread at a time."""
@@ -219,6 +234,15 @@ class Direction:
             empty(n if self.modulated_rows.size else 0, H), empty(n, padded(self.D, dtype)), empty(3, max(S, P, K, 1), H), empty(P, H),
             aligned(panel, dtype), np.empty(grid.block, np.int64),
         )  # fmt: skip
+
+
+def over_members(kernel, E: int, work: float, *arguments) -> None:
+    """`kernel` over members [0, E), each about `work` numbers moved, in as many pieces as are worth a thread."""
+    if E * work < MOVED_WORK:
+        kernel(0, E, *arguments)
+        return
+    parts = min(E, 2 * _threads.get_num_threads())
+    _threads.run([partial(kernel, E * k // parts, E * (k + 1) // parts, *arguments) for k in range(parts)])
 
 
 def run_side_by_side(*directions) -> None:

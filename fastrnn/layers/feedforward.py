@@ -66,7 +66,7 @@ class Linear:
         x = _check.array("x", x, (*_any(_ndim(x) - 1), self.input_size), self.dtype)
         N, O, Op = x[..., 0].size, self.output_size, padded(self.output_size, self.dtype)
         weight, bias, y = aligned(self.input_size * Op, self.dtype), np.zeros(Op, self.dtype), np.empty((N, O), self.dtype)
-        pack_columns(self.params["weight"], np.arange(O), weight)
+        pack_columns(0, 1, *self.params.at("weight"), self.input_size, np.arange(O), weight[None])
         bias[:O] = self.params["bias"]
         flat = x.reshape(N, self.input_size)
         tasks = [partial(affine, first, last, flat, weight, bias, y, self._scratch()) for first, last in self._items(N)]
@@ -85,7 +85,7 @@ class Linear:
             dy = dy.copy()
             activate_backward(self.activation)(y.reshape(-1), dy.reshape(-1))
         weight, dx = aligned(O * padded(D, self.dtype), self.dtype), np.empty((N, D), self.dtype)
-        pack_rows(self.params["weight"], np.arange(O), weight)
+        pack_rows(0, 1, *self.params.at("weight"), D, np.arange(O), weight[None])
         items = self._items(N)
         dweight, dbias = np.zeros((len(items), D * Op), self.dtype), np.zeros((len(items), Op), self.dtype)
         _threads.run([
@@ -94,7 +94,7 @@ class Linear:
         ])  # fmt: skip
         grads = self.params.like()
         if items:
-            add_transposed(dweight, np.arange(O), grads["weight"])
+            add_transposed(0, 1, dweight, len(items), np.arange(O), D, *grads.at("weight"))
             grads["bias"] += dbias.sum(axis=0)[:O]
         return dx.reshape(x.shape), grads
 

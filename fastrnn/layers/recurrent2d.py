@@ -3,7 +3,7 @@
 import numpy as np
 
 from .. import _check
-from .._params import Params
+from .._params import At, Params
 from ..cells2d import Cell2D, build
 from ..initializers import Initializer, Uniform
 from ..kernels.cpu.grid import Flow, Images
@@ -253,9 +253,9 @@ class Recurrent2D:
 
     # Between the arrays of the caller and those of the corners
 
-    def _named(self, params: Params, suffix: str) -> dict[str, np.ndarray]:
-        """The arrays of one corner by name without suffix."""
-        return {name: params[name + suffix] for name in self._corners[0].shapes()}
+    def _named(self, params: Params, suffix: str) -> dict[str, At]:
+        """Where the arrays of one corner lie, by name without suffix."""
+        return {name: params.at(name + suffix) for name in self._corners[0].shapes()}
 
     def _images(self, x, sizes) -> Images:
         x = _check.array("x", x, ("R", "C", "B", self.input_size), self.dtype, meaning="(rows, columns, images, channels)")

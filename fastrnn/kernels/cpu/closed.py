@@ -207,7 +207,7 @@ def make_closed_forward(cells):
     @kernel
     def closed_forward(first_item, last_item, begin, end, rows, links, feedback):
         """Items [first, last), steps [begin, end). The input of step 0 is given."""
-        order, lengths = links[0].batch.order, links[0].batch.lengths
+        order, lengths = links[0].batch.order[0], links[0].batch.lengths[0]
         B = order.shape[0]
         for item in range(first_item, last_item):
             first = item * rows
@@ -235,7 +235,7 @@ def make_generate(cells):
         at every step after the first. A sequence that drew the symbol `stop` (-1: none) at step s has ends[b] = s + 1, and its outputs
         and symbols after it are not written.
         """
-        order = links[0].batch.order
+        order = links[0].batch.order[0]
         B = order.shape[0]
         for item in range(first_item, last_item):
             first, count = item * rows, min(rows, B - item * rows)
@@ -419,7 +419,7 @@ def make_closed_backward(cells):
 
         dtable (slices, V, D) += by means of its rows.
         """
-        order, lengths, dx = links[0].batch.order, links[0].batch.lengths, links[0].flow.dx[0]
+        order, lengths, dx = links[0].batch.order[0], links[0].batch.lengths[0], links[0].flow.dx[0]
         B = order.shape[0]
         for item in range(first_item, last_item):
             first = item * rows

@@ -25,7 +25,7 @@ from .rows import add_row, clear_row, copy_row, scale_row
 
 
 class Batch(NamedTuple):
-    """What the loop runs over: x (E or 1, T, B, D), order (B,) rows longest first, lengths (B,), mask (E or 1, B or 0, H).
+    """What the loop runs over: x (E or 1, T, B, D), order (E or 1, B) rows longest first, lengths (E or 1, B), mask (E or 1, B or 0, H).
 
     goal (E or 1, T or 0, B, H) and alpha (T or 0,): after step t, h goes on as (1 - alpha) h + alpha goal [Hess et al. 2023].
     """
@@ -81,7 +81,7 @@ class Sums(NamedTuple):
 
 
 class Flow(NamedTuple):
-    """Activation gradients: dy (E, T or 0, B, >=H) read; dx (E, T, B, D) written; dstates, dpreactivations by step, or 0 steps."""
+    """Activation gradients: dy (E, T or 0, B, >=H) read; dx (E, T or 0, B, D) written; dstates, dpreactivations by step, or 0 steps."""
 
     dy: np.ndarray
     dx: np.ndarray
@@ -246,15 +246,16 @@ def make_forward(cell):
         """Items [first, last) of members * slices. state (E, S, B, H): at span.begin on entry, at span.end on return."""
         # unpacked once: every attribute of a tuple of arrays costs the compiler a copy of all of them
         span_begin, span_end, offset, block, rows, reverse, column = span
-        x, order, lengths, mask, goal, alpha = batch
+        x, orders, lengths_of, mask, goal, alpha = batch
         w_input, w_recurrent, w_modulated, bias, unit = weights
         xs, z, s, s_new, operand, _, _, _, row, _, _, _ = scratch
         y, others, saved, preactivations = trace
-        B, H, D, Hp, width = order.shape[0], s.shape[2], x.shape[3], operand.shape[1], z.shape[1] * z.shape[2]
+        B, H, D, Hp, width = orders.shape[1], s.shape[2], x.shape[3], operand.shape[1], z.shape[1] * z.shape[2]
         xs_flat, z_flat, operand_flat = xs.reshape(-1), z.reshape(-1), operand.reshape(-1)
         slices = (B + rows - 1) // rows
         for item in range(first_item, last_item):
             member, first = item // slices, (item % slices) * rows
+            order, lengths = orders[member % orders.shape[0]], lengths_of[member % lengths_of.shape[0]]
             count, mask_e, unit_e = min(rows, B - first), mask[member % mask.shape[0]], unit[member]
             x_e, y_e, others_e, saved_e = x[member % x.shape[0]], y[member], others[member], saved[member]
             preactivations_e, goal_e = preactivations[member], goal[member % goal.shape[0]]
@@ -396,18 +397,19 @@ def make_backward(cell):
     def backward(first_item, last_item, span, batch, weights, trace, start, sums, flow, dstate, limit, scratch):
         """Items [first, last). start (E, S, B, H): the state at span.offset; dstate: dL/dstate at span.end, then at span.begin."""
         span_begin, span_end, offset, block, rows, reverse, column = span
-        x, order, lengths, mask, goal, alpha = batch
+        x, orders, lengths_of, mask, goal, alpha = batch
         w_input, w_recurrent, w_modulated, _, unit = weights
         xs, z, ds, ds_old, operand, held, u, dxs, row, dunit, panel, counts = scratch
         y, others, saved, _ = trace
         dy, dx, dstates, dpreactivations = flow
-        B, H, D, Hp, Dp, width = order.shape[0], ds.shape[2], x.shape[3], operand.shape[1], dxs.shape[1], z.shape[1] * z.shape[2]
+        B, H, D, Hp, Dp, width = orders.shape[1], ds.shape[2], x.shape[3], operand.shape[1], dxs.shape[1], z.shape[1] * z.shape[2]
         xs_flat, z_flat, operand_flat, held_flat, u_flat, dxs_flat = (
             xs.reshape(-1), z.reshape(-1), operand.reshape(-1), held.reshape(-1), u.reshape(-1), dxs.reshape(-1)
         )  # fmt: skip
         slices = (B + rows - 1) // rows
         for item in range(first_item, last_item):
             member, first = item // slices, (item % slices) * rows
+            order, lengths = orders[member % orders.shape[0]], lengths_of[member % lengths_of.shape[0]]
             count, mask_e, unit_e, start_e = min(rows, B - first), mask[member % mask.shape[0]], unit[member], start[member]
             x_e, y_e, others_e, saved_e = x[member % x.shape[0]], y[member], others[member], saved[member]
             dy_e, dx_e, dstates_e, dpreactivations_e = dy[member], dx[member], dstates[member], dpreactivations[member]
