@@ -148,7 +148,7 @@ def enter(chain: Chain, x) -> tuple[np.ndarray, np.ndarray]:
 def forward(model, x, lengths, states, rng, drawn: Drawn) -> tuple:
     """(prediction, tapes, masks, finals, loop) of a batch whose inputs are partly the network's own outputs."""
     chain = model._chain
-    rows = Rows(np.argsort(-lengths, kind="stable"), lengths, int(lengths.max(initial=0)))
+    rows = Rows.of(lengths[None])
     drawn_masks = [layer.draw_masks(x.shape[1], rng) for layer in model._recurrent]
     masks = _spread(model, chain, drawn_masks)
     inputs, tokens = enter(chain, x)

@@ -1,4 +1,7 @@
-"""Large arrays in memory that is used again: what the system hands out anew it clears page by page, a fifth of a training step's time."""
+"""Arrays for kernels: aligned; and large ones in memory that is used again.
+
+What the system hands out anew it clears page by page, which can take a fifth of a training step.
+"""
 
 import math
 import sys
@@ -8,7 +11,7 @@ import numpy as np
 
 SMALL = 64 * 1024  # bytes that are not worth the trouble
 KEPT = 256 * 1024 * 1024  # bytes a thread keeps at most
-ALIGNMENT = 64
+LINE = 64  # bytes
 
 _thread = threading.local()
 
@@ -21,13 +24,21 @@ _IDLE = _references([np.empty(0)], 0)  # nothing but the list refers to it
 
 
 def empty(shape: tuple[int, ...], dtype) -> np.ndarray:
-    """As `numpy.empty`, contiguous and aligned to a cache line; large ones where this thread had an array that nothing refers to any more."""
+    """As `numpy.empty`; a large one lies where this thread had another that is gone, and begins at a cache line."""
     dtype = np.dtype(dtype)
     size = math.prod(shape) * dtype.itemsize
-    if size < SMALL:
-        return np.empty(shape, dtype)
-    block = _block(size + ALIGNMENT)
-    first = -block.ctypes.data % ALIGNMENT
+    return np.empty(shape, dtype) if size < SMALL else _aligned(_block(size + LINE), size, shape, dtype)
+
+
+def aligned(shape: tuple[int, ...], dtype) -> np.ndarray:
+    """As `empty`, and a small one begins at a cache line, too."""
+    dtype = np.dtype(dtype)
+    size = math.prod(shape) * dtype.itemsize
+    return _aligned(np.empty(size + LINE, np.uint8) if size < SMALL else _block(size + LINE), size, shape, dtype)
+
+
+def _aligned(block: np.ndarray, size: int, shape, dtype) -> np.ndarray:
+    first = -block.__array_interface__["data"][0] % LINE
     return block[first : first + size].view(dtype).reshape(shape)
 
 

@@ -2,8 +2,20 @@
 
 import math
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
+
+
+class At(NamedTuple):
+    """Where an array of every member lies: from `start` on in each row of `flat` (E, n); one row, where it is common to all."""
+
+    flat: np.ndarray
+    start: int
+
+    def part(self, block: slice) -> np.ndarray:
+        """A stretch of the array, seen as a vector, of every member: (E, size)."""
+        return self.flat[:, self.start + block.start : self.start + block.stop]
 
 
 class Params(Mapping):
@@ -18,7 +30,7 @@ class Params(Mapping):
         Name and shape of every array, in order.
     dtype : {"float32", "float64"}
     flat : ndarray, shape (n,), optional
-        The buffer to use; zeros by default.
+        The buffer to use; zeros by default. Of shape (E, n) it is that of E models, and every array has a leading axis E.
 
     Examples
     --------
@@ -33,12 +45,13 @@ class Params(Mapping):
         self.shapes = dict(shapes)
         size = sum(math.prod(shape) for shape in self.shapes.values())
         self.flat = np.zeros(size, dtype) if flat is None else flat
-        if self.flat.shape != (size,):
+        if self.flat.shape[-1:] != (size,) or self.flat.ndim > 2:
             raise ValueError(f"flat: a buffer of shape ({size},) is required for these shapes; got {self.flat.shape}")
-        self._views, start = {}, 0
+        self._views, self._places, start, members = {}, {}, 0, self.flat.shape[:-1]
+        rows = np.atleast_2d(self.flat)
         for name, shape in self.shapes.items():
             stop = start + math.prod(shape)
-            self._views[name] = self.flat[start:stop].reshape(shape)
+            self._views[name], self._places[name] = self.flat[..., start:stop].reshape(members + shape), At(rows, start)
             start = stop
 
     @property
@@ -61,9 +74,13 @@ class Params(Mapping):
         inner = ", ".join(f"{name}{list(shape)}" for name, shape in self.shapes.items())
         return f"Params({inner}; {self.dtype})"
 
+    def at(self, name: str) -> At:
+        """Where an array lies, as kernels take it."""
+        return self._places[name]
+
     def like(self) -> "Params":
         """Zeros with the same names and shapes."""
-        return Params(self.shapes, self.dtype)
+        return Params(self.shapes, self.dtype, np.zeros_like(self.flat))
 
     def copy(self) -> "Params":
         return Params(self.shapes, self.dtype, self.flat.copy())

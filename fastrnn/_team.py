@@ -8,6 +8,9 @@ Items are cut into as many runs of neighbours as there are threads. Each thread 
 whose data are in its cache; then it helps with the others'. Which thread computes an item changes no bit of it.
 """
 
+import sys
+from functools import cache
+
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -18,6 +21,8 @@ from ._jit import JIT_DISABLED, X86, kernel, loop
 
 LINE = 8  # words of a cache line
 TURN, INSIDE, BUSY, RETIRED, THREADS, JOB, DATA, NEXT = (LINE * k for k in range(8))  # from NEXT on, a word a run: its next item
+
+YIELD = 1024  # looks
 
 _WORD, _CODE = ir.IntType(64), ir.IntType(32)
 _POINTER = ir.IntType(8).as_pointer()
@@ -108,6 +113,18 @@ def _accept(typing_context, team, who):
     return types.void(team, types.intp), codegen
 
 
+@intrinsic
+def _yield(typing_context):
+    """Let another thread have this processor."""
+
+    def codegen(context, builder, signature, args):
+        if sys.platform != "win32":
+            builder.call(cgutils.get_or_insert_function(builder.module, ir.FunctionType(_CODE, []), "sched_yield"), [])
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
 @kernel
 def serve(team, who, patience):
     """Help in every region of `team` as thread `who`, until none was opened for `patience` looks, or the team is retired: True then."""
@@ -128,11 +145,11 @@ def serve(team, who, patience):
     return False
 
 
+@cache
 def parallel(body):
-    """A kernel ``run(team, count, *arguments)`` that calls ``body(who, item, *arguments)`` for every item < count.
+    """A kernel ``run(team, count, *arguments)`` that calls ``body(who, item, *arguments)``, a kernel, for every item < count.
 
-    `who`, the number of the thread, says whose working memory to use. `body` is plain Python for Numba, decorated with nothing; what it
-    does for one item must not depend on the others.
+    `who`, the number of the thread, says whose working memory to use; what is done for one item must not depend on it, nor on the others.
     """
     if JIT_DISABLED:
 
@@ -141,8 +158,6 @@ def parallel(body):
                 body(0, item, *arguments)
 
         return run
-
-    body = loop(body)
 
     @loop
     def take_part(who, job):
@@ -168,7 +183,11 @@ def parallel(body):
         _add(team, TURN, 1)
         take_part(0, (team, count, arguments))
         _add(team, TURN, 1)
+        looks = 0
         while _load(team, INSIDE) != 0:
+            looks += 1
+            if looks % YIELD == 0:
+                _yield()  # perhaps the helper waits for it
             _relax()
         _swap(team, BUSY, 0)
 

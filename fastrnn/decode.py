@@ -124,7 +124,7 @@ def _read(model, prefix, lengths, state):
         raise ValueError(f"prefix: at least one step is required of every sequence; got lengths {lengths.tolist()[:8]}, {T} steps")
     _, _, states = model._forward(prefix, lengths - 1, state, None, record=False)
     x, tokens = _feedback.enter(model._chain, np.take_along_axis(prefix, _last(lengths, prefix.ndim), axis=0))
-    entered, _ = model._chain.states(states, Rows(np.arange(B), np.ones(B, np.int64), 1))
+    entered, _ = model._chain.states(states, Rows.of(np.ones((1, B), np.int64)))
     return x, tokens, entered
 
 

@@ -8,6 +8,7 @@ import math
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 
@@ -59,12 +60,12 @@ def check_sigmoid(x, y, worst):
             worst[2] += 1.0
 
 
-def chunk(check, first: int, results: list) -> None:
+def chunk(check, first: int) -> np.ndarray:
     """A chunk of patterns from `first` on, and the last of the chunk before, so that no step between neighbours is left out."""
     x = np.arange(max(first - 1, 0), min(first + CHUNK, INFINITY + 1), dtype=np.uint32).view(np.float32)
     y, worst = np.empty_like(x), np.array([0.0, 0.0, 0.0, 0.0])
     check(x, y, worst)
-    results.append(worst)
+    return worst
 
 
 @kernel
@@ -92,7 +93,7 @@ def main(*names: str) -> int:
         begin, results, firsts = time.monotonic(), [], range(0, INFINITY + 1, CHUNK)
         for k in range(0, len(firsts), 16):
             group = firsts[k : k + 16]
-            list(pool.map(lambda first, check=check: chunk(check, first, results), group))
+            results += pool.map(partial(chunk, check), group)
             done = (k + len(group)) / len(firsts)
             left = (time.monotonic() - begin) * (1.0 - done) / done
             sys.stdout.write(f"{name}: {done:4.0%}, {max(r[0] for r in results):.4f} ulp so far, {left:.0f} s left\n")

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from tolerances import TOLERANCES
 
 import fastrnn as fr
-from fastrnn import _feedback
+from fastrnn import _feedback, _memory, _threads
+from fastrnn._team import parallel
 from fastrnn.kernels.cpu import product as product_module
 from fastrnn.kernels.cpu.packing import add_transposed, pack_columns, pack_rows
 from fastrnn.kernels.cpu.product import VECTOR_BYTES, WIDE, lanes, padded, product
@@ -165,35 +166,43 @@ def test_lanes_fill_a_register():
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @FEW
-@given(R=st.integers(1, 70), K=st.integers(0, 12), data=st.data())
-def test_packing(dtype, R, K, data):
+@given(R=st.integers(1, 70), K=st.integers(0, 12), E=st.integers(1, 3), common=st.booleans(), data=st.data())
+def test_packing(dtype, R, K, E, common, data):
     """`pack_columns` gives x W[rows]^T, `pack_rows` dz W[rows]: the panels the product expects, zeros in padding, no more written."""
     rows = np.array(data.draw(st.lists(st.integers(0, R - 1), min_size=0, max_size=R)), np.int64)
-    weight = np.random.default_rng(R).standard_normal((R, K)).astype(dtype)
-    for pack, B in ((pack_columns, weight[rows].T), (pack_rows, weight[rows])):
-        full = np.zeros((B.shape[0], padded(B.shape[1], dtype)), dtype)
-        full[:, : B.shape[1]] = B
-        room = np.full(full.size + 20, np.nan, dtype)
-        pack(weight, rows, room[10 : 10 + full.size])
-        assert room[10 : 10 + full.size].tobytes() == panels(full, dtype).tobytes()
-        assert np.isnan(room[:10]).all() and np.isnan(room[10 + full.size :]).all()
+    flat = np.random.default_rng(R).standard_normal((1 if common else E, 5 + R * K + 3)).astype(dtype)
+    parts, team = data.draw(st.integers(1, 5)), _threads.team(0.0)
+    for pack in (pack_columns, pack_rows):
+        room = np.full((E, K * padded(rows.size, dtype) if pack is pack_columns else rows.size * padded(K, dtype)), np.nan, dtype)
+        pack(team, (E - 1) * parts, parts, flat, 5, K, rows, room)
+        assert np.isnan(room[-1]).all()
+        pack(team, E * parts, parts, flat, 5, K, rows, room)
+        for e in range(E):
+            weight = flat[e % len(flat), 5 : 5 + R * K].reshape(R, K)
+            B = weight[rows].T if pack is pack_columns else weight[rows]
+            full = np.zeros((B.shape[0], padded(B.shape[1], dtype)), dtype)
+            full[:, : B.shape[1]] = B
+            assert room[e].tobytes() == panels(full, dtype).tobytes()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("slices", [0, 1, 3])
 def test_add_transposed(dtype, slices):
-    """Slices are added in order onto what is there; no slices (an empty batch) add nothing."""
-    rng, rows, K = np.random.default_rng(0), np.array([4, 0, 3]), 5
+    """A member's slices are added in order onto what is there; no slices (an empty batch) add nothing; other members stay as they are."""
+    rng, rows, K, E = np.random.default_rng(0), np.array([4, 0, 3]), 5, 3
     Np = padded(rows.size, dtype)
-    sums, gradient = rng.standard_normal((slices, K * Np)).astype(dtype), rng.standard_normal((6, K)).astype(dtype)
-    expected = gradient.copy()
-    total = np.zeros((K, Np), dtype)
-    for part in sums:
-        total = total + part.reshape(K, Np)
-    expected[rows] += total[:, :3].T
-    add_transposed(sums, rows, gradient)
-    np.testing.assert_allclose(gradient, expected, rtol=4 * np.finfo(dtype).eps)
-    assert gradient[[1, 2, 5]].tobytes() == expected[[1, 2, 5]].tobytes()
+    sums, flat = rng.standard_normal((E * slices, K * Np)).astype(dtype), rng.standard_normal((E, 2 + 6 * K + 1)).astype(dtype)
+    expected = flat.copy()
+    for e in (0, 1):
+        total = np.zeros((K, Np), dtype)
+        for part in sums[e * slices : (e + 1) * slices]:
+            total = total + part.reshape(K, Np)
+        expected[e, 2:-1].reshape(6, K)[rows] += total[:, :3].T
+    add_transposed(_threads.team(0.0), 2 * 3, 3, sums, slices, rows, K, flat, 2)
+    np.testing.assert_allclose(flat, expected, rtol=4 * np.finfo(dtype).eps)
+    untouched = np.ones_like(flat, bool)
+    untouched[:2, 2:-1].reshape(2, 6, K)[:, rows] = False
+    assert flat[untouched].tobytes() == expected[untouched].tobytes()
 
 
 # What kernels write -------------------------------------------------------------------------------------------------
@@ -244,7 +253,7 @@ class Poisoned:
 
     @staticmethod
     def empty(shape, dtype=float):
-        return np.full(shape, np.nan if np.dtype(dtype).kind == "f" else 1 << 40, dtype)
+        return np.full(shape, {"f": np.nan, "u": 0xFF}.get(np.dtype(dtype).kind, 1 << 40), dtype)  # bytes of 0xFF are NaN, too
 
 
 @pytest.fixture
@@ -267,11 +276,7 @@ def test_kernels_write_inside_their_arrays_only(case, monkeypatch, plain_threads
     expected = small_runs.run(case, "float64")
     guarded = {}
 
-    def around(make):
-        return lambda cell: guarded.setdefault((make, cell), RedZones(make(cell)))
-
-    for name in ("make_forward", "make_backward"):
-        monkeypatch.setattr(_direction, name, around(getattr(_direction, name)))
+    monkeypatch.setattr(_direction, "parallel", lambda body: guarded.setdefault(body, RedZones(parallel(body))))
     for name in ("pack_columns", "pack_rows", "add_transposed"):
         monkeypatch.setattr(_direction, name, guarded.setdefault(name, RedZones(getattr(_direction, name))))
     assert_same(small_runs.run(case, "float64"), expected)
@@ -281,7 +286,7 @@ def test_kernels_write_inside_their_arrays_only(case, monkeypatch, plain_threads
 @pytest.mark.parametrize("case", ["everything", "lstm", "gru_before"])
 def test_uncleared_memory_reaches_nothing(case, monkeypatch):
     expected = small_runs.run(case, "float64")
-    for module in (_direction, _layer, product_module):
+    for module in (_direction, _layer, _memory):
         monkeypatch.setattr(module, "np", Poisoned())
     monkeypatch.setattr(_direction, "_thread", threading.local())
     found = small_runs.run(case, "float64")
@@ -294,12 +299,8 @@ def test_the_wavefront_writes_inside_its_arrays_only_and_reads_no_uncleared_memo
     expected = small_runs.grid(cell, "float64")
     guarded = {}
 
-    def around(make):
-        return lambda cell: guarded.setdefault((make, cell), RedZones(make(cell)))
-
-    for name in ("make_forward", "make_backward"):
-        monkeypatch.setattr(_corner, name, around(getattr(_corner, name)))
-    for module in (_corner, recurrent2d, product_module):
+    monkeypatch.setattr(_corner, "parallel", lambda body: guarded.setdefault(body, RedZones(parallel(body))))
+    for module in (_corner, recurrent2d, _memory):
         monkeypatch.setattr(module, "np", Poisoned())
     found = small_runs.grid(cell, "float64")
     assert_same(found, expected)
@@ -316,7 +317,7 @@ def test_closed_loops_write_inside_their_arrays_only_and_read_no_uncleared_memor
 
     for name in ("make_closed_forward", "make_closed_backward", "make_generate", "make_beam_search"):
         monkeypatch.setattr(_chain, name, around(getattr(_chain, name)))
-    for module in (_chain, _direction, _feedback, _layer, product_module):
+    for module in (_chain, _direction, _feedback, _layer, _memory):
         monkeypatch.setattr(module, "np", Poisoned())
     found = small_runs.closed("everything", "float64")
     assert_same(found, expected)

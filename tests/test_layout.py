@@ -14,7 +14,7 @@ SCRIPTS = [*STUDIES, *sorted((ROOT / "benchmarks").glob("*.py")), *sorted((ROOT 
 
 # From the bottom up. A module imports those of lower rows, and of its own; a folder stands for its modules.
 RANKS = (
-    ("_version", "_check", "_extent", "_jit", "_math", "math", "_params", "_team", "_threads", "_progress", "_interrupts"),
+    ("_version", "_check", "_extent", "_jit", "_math", "math", "_params", "_memory", "_team", "_threads", "_progress", "_interrupts"),
     ("cells",),
     ("cells2d",),
     ("kernels",),

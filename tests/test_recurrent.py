@@ -7,6 +7,9 @@ from tolerances import TOLERANCES
 from variants import COMPILED, label
 
 import fastrnn as fr
+from fastrnn._params import Params
+from fastrnn.layers._layer import Rows
+from fastrnn.layers.recurrent import Masks, Tape
 
 T, B, D, H, LAYERS = 7, 5, 3, 4, 3
 LENGTHS = np.array([4, 7, 0, 1, 6])
@@ -285,6 +288,47 @@ def test_checkpoints_give_the_same_bits(variant, bidirectional):
         tape2.gate(net.cell.saved[0])
     with pytest.raises(ValueError, match="memory: at least [0-9]+ bytes are required"):
         net.forward(x, state, memory=1000)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("common", [False, True], ids=["own input", "common input"])
+@pytest.mark.parametrize("variant", [("lstm", {"peepholes": True}), ("gru", {"reset_after": False})], ids=label)
+def test_members_have_the_bits_of_models_alone(variant, common, threads, monkeypatch):
+    """E models of one shape in one call: own weights, inputs, orders, lengths, masks, states; several slices, two layers, both ways."""
+    E, B, before = 3, 37, fr.get_num_threads()
+    rng, limit = np.random.default_rng(0), np.float64(0.05)
+    nets = [network(variant, seed=e, H=5, num_layers=2, bidirectional=True, initial_state="learned")[0] for e in range(E)]
+    x = rng.normal(size=(1 if common else E, T, B, D))
+    lengths = rng.integers(0, T + 1, size=(1 if common else E, B))
+    masks = Masks([rng.normal(size=(E, B, 5)) for _ in range(4)], [None, rng.normal(size=(E, T, B, 10))])
+    states = [rng.normal(size=(E, len(nets[0].cell.states), B, 5)) for _ in range(4)]
+    dstates = [rng.normal(size=state.shape) for state in states]
+    dy = rng.normal(size=(E, T, B, 10))
+    params = Params(nets[0].params.shapes, "float64", np.stack([net.params.flat for net in nets]))
+    monkeypatch.setattr("fastrnn._threads.SERIAL_WORK", 0.0)
+    monkeypatch.setattr("fastrnn.layers._direction.PIECE", 7)
+
+    def everything(net, params, members):
+        """What a forward and a backward of `members` give; a common input has but one row."""
+        one = slice(0, 1) if common else members
+        rows = Rows.of(lengths[one])
+        drawn = Masks([mask[members] for mask in masks.recurrent], [None, masks.between[1][members]])
+        tape, grads = Tape(net, rows, T, True), params.like()
+        y, final, tape.layers = net._run(params, x[one], rows, [state[members] for state in states], drawn, T)
+        tape.between = drawn.between
+        back = net._run_back(params, tape, dy[members], [state[members] for state in dstates], grads, 0, limit)
+        no_inputs = net._run_back(params, tape, dy[members], [state[members] for state in dstates], params.like(), 0, limit, inputs=False)
+        assert no_inputs[0].shape[1] == 0
+        return [y, *final, back[0], *back[1], back[2], grads.flat.reshape(len(y), -1)]
+
+    try:
+        fr.set_num_threads(threads)
+        together = everything(nets[0], params, slice(0, E))
+        for e, net in enumerate(nets):
+            alone = everything(net, net.params, slice(e, e + 1))
+            assert_same_bits(tuple(array[e : e + 1] for array in together), tuple(alone))
+    finally:
+        fr.set_num_threads(before)
 
 
 def test_tape_is_no_larger_than_promised():

@@ -271,7 +271,7 @@ def test_threads_and_the_length_of_calls_change_nothing(many, monkeypatch):
     runs = []
     for threads, work in ((1, 2e10), (3, 2e10), (2, 1.0)):
         monkeypatch.setattr("fastrnn._threads._threads", threads)
-        monkeypatch.setattr("fastrnn.layers._direction.SERIAL_WORK", 0.0)
+        monkeypatch.setattr("fastrnn._threads.SERIAL_WORK", 0.0)
         monkeypatch.setattr("fastrnn.layers._corner.SPAN_WORK", work)
         y, state, grads = gradients(net, x, dy, dstate, sizes)
         runs.append((y, *state, grads.x, grads.params.flat))

@@ -14,6 +14,7 @@ import pytest
 
 import fastrnn as fr
 from fastrnn import _team, _threads
+from fastrnn._jit import kernel
 
 
 @pytest.fixture(autouse=True)
@@ -96,6 +97,7 @@ def test_the_number_may_change_while_others_run(network, parallel):
 
 
 @_team.parallel
+@kernel
 def mark(who, item, times, threads):
     """Every item once, and by whom."""
     times[item] += 1
@@ -103,6 +105,7 @@ def mark(who, item, times, threads):
 
 
 @_team.parallel
+@kernel
 def meet(who, item, here, patience, met):
     """Item 0 and item 1 wait for each other."""
     here[item * 8] = 1
@@ -113,6 +116,7 @@ def meet(who, item, here, patience, met):
 
 
 @_team.parallel
+@kernel
 def within(who, item, team, times, threads):
     """Parallel work inside parallel work, by the same team."""
     mark(team, times.shape[1], times[item], threads[item])

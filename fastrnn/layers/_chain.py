@@ -1,19 +1,19 @@
 """A model's layers as one chain that goes step by step, so that what comes out can go in again."""
 
-from functools import cache, partial
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 
-from .. import _threads
-from .._params import Params
+from .. import _memory, _threads
+from .._params import At, Params
 from ..cells import Cell, Slot, build
 from ..kernels.cpu.closed import BackLink, Feedback, Link, make_beam_search, make_closed_backward, make_closed_forward, make_generate
 from ..kernels.cpu.loop import Flow, Trace
-from ._direction import ROW_WORK, SERIAL_WORK, SPAN_WORK, Direction, Kept
+from ._direction import ROW_WORK, SPAN_WORK, Direction, Kept
 from ._layer import Rows, batch
 from .feedforward import Dropout, Embedding, Linear
-from .recurrent import Recurrent, Tape, _Suffixed
+from .recurrent import Recurrent, Tape
 
 
 class Place(NamedTuple):
@@ -54,10 +54,10 @@ class Chain:
         self.input_size = self.places[0].direction.D
         self.output_size = self.places[-1].direction.H
 
-    def parameters(self, place: Place) -> dict[str, np.ndarray]:
-        """The parameters of one link by the names of its cell."""
+    def parameters(self, place: Place) -> dict[str, At]:
+        """Where the parameters of one link lie, by the names of its cell."""
         layer = self.layers[place.layer]
-        return _as_cell(layer.params) if isinstance(layer, Linear) else layer._named(place.depth)
+        return _as_cell(layer.params) if isinstance(layer, Linear) else layer._named(place.depth, layer.params)
 
     def states(self, states, rows: Rows) -> tuple[list[np.ndarray], list[bool]]:
         """The state (1, S, B, H) that enters each link, and whether a learned one does, from one state (or None) a recurrent layer."""
@@ -68,7 +68,7 @@ class Chain:
                 result += parts
                 learned += [own] * len(parts)
             elif isinstance(layer, Linear):
-                result.append(np.zeros((1, 1, rows.order.shape[0], layer.output_size), layer.dtype))
+                result.append(np.zeros((1, 1, rows.order.shape[1], layer.output_size), layer.dtype))
                 learned.append(False)
         return result, learned
 
@@ -86,11 +86,11 @@ class Chain:
         for place, state, mask in zip(self.places, states, masks):
             d = place.direction
             S, K, G, H = len(d.cell.states), len(d.cell.saved), len(d.cell.slots), d.H
-            y, steps = np.empty((1, T, B, H), dtype), T if tape else 0
+            y, steps = _memory.empty((1, T, B, H), dtype), T if tape else 0
             y[0, rows.steps :] = 0.0
-            others, saved = np.empty((1, steps, B, S - 1, H), dtype), np.empty((1, steps, B, K, H), dtype)
+            others, saved = _memory.empty((1, steps, B, S - 1, H), dtype), _memory.empty((1, steps, B, K, H), dtype)
             trace = Trace(y, others, saved, np.empty((1, 0, B, G, H), dtype))
-            entering = batch(x, rows, H, mask)
+            entering = batch(x[None], rows, H, None if mask is None else mask[None])
             kept.append(Kept(entering, y, 0, *trace[1:], [state.copy()], max(rows.steps, 1)))
             parts.append((entering, d.pack(self.parameters(place), backward=False), trace, state))
             x = y[0]
@@ -103,11 +103,8 @@ class Chain:
         feedback = feedback(kept[-1].y[0])
         kernel = make_closed_forward(self.cells)
         for begin, end in self._spans(0, rows.steps, x.shape[1]):
-
-            def task(first, last, begin=begin, end=end):
-                kernel(first, last, begin, end, self.grid(x).rows, self._with_scratch(Link, parts, x), feedback)
-
-            self._run(task, x, end - begin)
+            team, links = self._shared(Link, parts, x, end - begin)
+            kernel(team, self.grid(x).slices, begin, end, self.grid(x).rows, links, feedback)
         return Loop(rows, kept, starts, feedback)
 
     def backward(self, loop: Loop, dy, grads: list[Params], limit) -> tuple[np.ndarray, np.ndarray, list, list]:
@@ -132,47 +129,35 @@ class Chain:
         ]  # fmt: skip
         dtable, kernel = np.zeros((slices, *loop.feedback.table.shape), x.dtype), make_closed_backward(self.cells)
         for begin, end in reversed(list(self._spans(0, loop.rows.steps, B))):
-
-            def task(first, last, begin=begin, end=end):
-                links = self._with_scratch(BackLink, parts, x)
-                kernel(first, last, begin, end, self.grid(x).rows, links, loop.feedback, doutput[0], dtable)
-
-            self._run(task, x, end - begin)
+            team, links = self._shared(BackLink, parts, x, end - begin)
+            kernel(team, slices, begin, end, self.grid(x).rows, links, loop.feedback, doutput[0], dtable)
         for place, found in zip(self.places, sums):
             layer, own = self.layers[place.layer], grads[place.layer]
-            target = _as_cell(own) if isinstance(layer, Linear) else _Suffixed(own, layer._suffixes[place.depth])
+            target = _as_cell(own) if isinstance(layer, Linear) else layer._learned(place.depth, own)
             place.direction.add_gradients(found, target)
         return flows[0].dx[0], dtable.sum(axis=0), dstates, [found.cut.sum(axis=0) for found in sums]
 
     def generate(self, x, states, feedback, outputs, inputs, stop: int, ends) -> None:
         """Fill `outputs` (steps, B, O) from the first input x (1, B, D) on, advancing `states`; see `kernels.cpu.closed`."""
         (_, B, _), steps = x.shape, outputs.shape[0]
-        rows = Rows(np.arange(B), np.ones(B, np.int64), 1)
+        rows = Rows.of(np.ones((1, B), np.int64))
         kept, parts = self.links(x, rows, states, [None] * len(self.places), tape=False)
         feedback, kernel = feedback(kept[-1].y[0]), make_generate(self.cells)
         for begin, end in self._spans(0, steps, B):
-
-            def task(first, last, begin=begin, end=end):
-                links = self._with_scratch(Link, parts, x)
-                kernel(first, last, begin, end, self.grid(x).rows, links, feedback, outputs, inputs, stop, ends)
-
-            self._run(task, x, end - begin)
+            team, links = self._shared(Link, parts, x, end - begin)
+            kernel(team, self.grid(x).slices, begin, end, self.grid(x).rows, links, feedback, outputs, inputs, stop, ends)
             if (ends <= end).all():
                 break
 
     def beam_search(self, x, states, feedback, width: int, stop: int, scores, parents, symbols) -> None:
         """Fill scores (B, W), parents and symbols (steps, B, W) from the first input x (1, B W, D) on; see `kernels.cpu.closed`."""
-        rows = Rows(np.arange(x.shape[1]), np.ones(x.shape[1], np.int64), 1)
+        rows = Rows.of(np.ones((1, x.shape[1]), np.int64))
         kept, parts = self.links(x, rows, states, [None] * len(self.places), tape=False)
         feedback, kernel = feedback(kept[-1].y[0]), make_beam_search(self.cells)
         spare, best = tuple(np.empty_like(state) for state in states), np.empty_like(scores)
         for begin, end in self._spans(0, symbols.shape[0], x.shape[1]):
-
-            def task(first, last, begin=begin, end=end):
-                links = self._with_scratch(Link, parts, x, width)
-                kernel(first, last, begin, end, width, links, spare, feedback, stop, scores, best, parents, symbols)
-
-            self._run(task, x, end - begin, x.shape[1] // width)
+            team, links = self._shared(Link, parts, x, end - begin, width)
+            kernel(team, x.shape[1] // width, begin, end, width, links, spare, feedback, stop, scores, best, parents, symbols)
 
     def tapes(self, loop: Loop, x, learned: list[bool]) -> list:
         """The layers' own tapes, from which each can go back by itself."""
@@ -200,26 +185,15 @@ class Chain:
         steps = max(int(SPAN_WORK / max(self._work(B), 1.0)), 1)
         return [(first, min(first + steps, end)) for first in range(begin, end, steps)]
 
-    def _with_scratch(self, kind, parts, x, rows: int | None = None) -> tuple:
-        """Links of one task, whose working memory is its own; items of `rows` rows, those of the grid by default."""
-        result = []
+    def _shared(self, kind, parts, x, steps: int, rows: int | None = None):
+        """(team, links with the working memory of its threads), for items of `rows` rows, those of the grid by default."""
+        B, result = x.shape[1], []
+        team = _threads.team(self._work(B) * steps)
         for place, part in zip(self.places, parts):
-            grid = place.direction.grid(x.shape[1], x.dtype)
+            grid = place.direction.grid(B, x.dtype)
             grid = grid._replace(rows=rows or grid.rows)
-            result.append(kind(*part, place.direction.scratch(grid.rows, grid, x.dtype), grid.block))
-        return tuple(result)
-
-    def _run(self, task, x, steps: int, items: int | None = None) -> None:
-        """`task` over all items (slices, by default), in as many pieces as can be used."""
-        items, B = self.grid(x).slices if items is None else items, x.shape[1]
-        parts = min(items, 2 * _threads.get_num_threads())
-        bounds = [items * k // parts for k in range(parts + 1)] if parts else []
-        tasks = [partial(task, first, last) for first, last in zip(bounds, bounds[1:])]
-        if self._work(B) * steps > SERIAL_WORK:
-            _threads.run(tasks)
-        else:
-            for task in tasks:
-                task()
+            result.append(kind(*part, place.direction.scratch(_threads.size(team), grid.rows, grid, x.dtype), grid.block))
+        return team, tuple(result)
 
 
 @cache
@@ -238,6 +212,6 @@ def _check_layer(layer) -> None:
         raise ValueError(f"forcing: an Embedding of single symbols is required; got group={layer.group}")
 
 
-def _as_cell(params) -> dict[str, np.ndarray]:
-    """A Linear's parameters, or their gradients, by the names that a cell gives them."""
-    return {"weight_ih": params["weight"], "bias_ih": params["bias"]}
+def _as_cell(params) -> dict[str, At]:
+    """Where a Linear's parameters, or their gradients, lie, by the names that a cell gives them."""
+    return {"weight_ih": params.at("weight"), "bias_ih": params.at("bias")}

@@ -4,13 +4,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .. import _threads
+from .. import _memory, _threads
+from .._params import At
+from .._team import parallel
 from ..cells2d import Cell2D
 from ..kernels.cpu.grid import Flow, Images, Scratch, Span, Sums, Trace, Weights, make_backward, make_forward
 from ..kernels.cpu.loop import layout
 from ..kernels.cpu.packing import add_transposed, pack_columns, pack_rows
-from ..kernels.cpu.product import WIDE, aligned, aligned_rows, lanes, padded
-from ._direction import ROW_WORK, SPAN_WORK, Grid, bias_blocks, block_rows, row_width, weight_rows
+from ..kernels.cpu.product import WIDE, lanes, padded
+from ._direction import ROW_WORK, SPAN_WORK, Grid, bias_blocks, block_rows, over_members, row_width, weight_rows
 
 
 class Kept(NamedTuple):
@@ -58,17 +60,17 @@ class Corner:
         """Multiply-adds of the longest diagonal, counted twice."""
         return 2.0 * min(R, C) * B * (self.input_rows.size * self.D + 2 * self.recurrent_rows.size * self.H)
 
-    def pack(self, p, backward: bool) -> Weights:
+    def pack(self, p: dict[str, At], backward: bool) -> Weights:
         """The operands of the kernels, from the parameters by name."""
-        dtype, pack = p["weight_ih"].dtype, pack_rows if backward else pack_columns
+        dtype, pack = p["weight_ih"].flat.dtype, pack_rows if backward else pack_columns
         bias = np.zeros(row_width(self.layout, self.H, dtype), dtype)
         for name, slot, block in bias_blocks(self.cell, self.H):
-            bias[slot] += p[name][block]
+            bias[slot] += p[name].part(block)[0]
 
         def operand(name, rows, K):
-            panels = aligned(rows.size * padded(K, dtype) if backward else K * padded(rows.size, dtype), dtype)
-            pack(p[name], rows, panels)
-            return panels
+            panels = _memory.aligned((1, rows.size * padded(K, dtype) if backward else K * padded(rows.size, dtype)), dtype)
+            over_members(pack, panels, *p[name], K, rows, panels)
+            return panels[0]
 
         return Weights(
             operand("weight_ih", self.input_rows, self.D),
@@ -81,26 +83,29 @@ class Corner:
         """Zeroed parameter gradients, one row a slice."""
         recurrent = self.H * padded(self.recurrent_rows.size, dtype)
         widths = (self.D * padded(self.input_rows.size, dtype), recurrent, recurrent, row_width(self.layout, self.H, dtype))
-        return Sums(*(np.zeros((slices, width), dtype) for width in widths))
+        return Sums(*(_memory.zeros((slices, width), dtype) for width in widths))
 
-    def add_gradients(self, sums: Sums, grads) -> None:
+    def add_gradients(self, sums: Sums, grads: dict[str, At]) -> None:
         """grads[name] += the sums over slices, in the order of the slices."""
-        add_transposed(sums.input, self.input_rows, grads["weight_ih"])
-        add_transposed(sums.up, self.recurrent_rows, grads["weight_up"])
-        add_transposed(sums.left, self.recurrent_rows, grads["weight_left"])
+        for name, part, rows, K in (
+            ("weight_ih", sums.input, self.input_rows, self.D),
+            ("weight_up", sums.up, self.recurrent_rows, self.H),
+            ("weight_left", sums.left, self.recurrent_rows, self.H),
+        ):
+            over_members(add_transposed, part.reshape(1, -1), part, part.shape[0], rows, K, *grads[name])
         bias = sums.bias.sum(axis=0)
         for name, slot, block in bias_blocks(self.cell, self.H):
-            grads[name][block] += bias[slot]
+            grads[name].part(block)[...] += bias[slot]
 
     def forward(self, weights: Weights, images: Images, kept: Kept, state: np.ndarray) -> None:
         """Run over all diagonals, filling what `kept` has room for; `state` (B, R, S, H) is the running one, 0 before."""
-        kernel, trace = make_forward(self.cell), Trace(kept.y, kept.others, kept.saved, kept.preactivations)
+        kernel, trace = parallel(make_forward(self.cell)), Trace(kept.y, kept.others, kept.saved, kept.preactivations)
         for span in self._spans(images, kept.column):
             self._run(kernel, span, images, weights, trace, state)
 
     def backward(self, weights: Weights, images: Images, kept: Kept, sums: Sums, flow: Flow, dstate: np.ndarray) -> None:
         """Go back over all diagonals; `dstate` (B, R, S, H) holds dL/d(final state) in each image's last row."""
-        kernel, trace = make_backward(self.cell), Trace(kept.y, kept.others, kept.saved, kept.preactivations)
+        kernel, trace = parallel(make_backward(self.cell)), Trace(kept.y, kept.others, kept.saved, kept.preactivations)
         for span in reversed(list(self._spans(images, kept.column))):
             self._run(kernel, span, images, weights, trace, sums, flow, dstate)
 
@@ -127,14 +132,14 @@ class Corner:
         S, K = len(cell.states), len(cell.saved)
 
         def empty(*shape):
-            return np.empty((threads, *shape), dtype)
+            return _memory.aligned((threads, *shape), dtype)
 
         def zeros(*shape):
-            return np.zeros((threads, *shape), dtype)
+            return _memory.zeros((threads, *shape), dtype)
 
         return Scratch(
             empty(n, D), zeros(n + 1, Z, H), empty(m, padded(H, dtype)), empty(n, H), empty(n, H), empty(m, S, H), empty(m, S, H),
             empty(n, padded(D, dtype)), empty(2, S, H), empty(K, H), zeros(2, S, H),
-            aligned_rows(threads, max(n * WIDE * lanes(dtype), Z * H), dtype),
+            empty(padded(max(n * WIDE * lanes(dtype), Z * H), dtype)),
             np.empty((threads, n, 4), np.int64), np.empty((threads, block, 3), np.int64),
         )  # fmt: skip

@@ -1,19 +1,22 @@
 """One direction of one recurrent layer: its parameters, and the kernels run over a span of steps."""
 
 import threading
-from functools import cache, partial
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 
-from .. import _threads
+from .. import _memory, _threads
+from .._params import At
+from .._team import parallel
 from ..cells import Cell
 from ..kernels.cpu.loop import Batch, Flow, Layout, Scratch, Span, Sums, Trace, Weights, layout, make_backward, make_forward
 from ..kernels.cpu.packing import add_transposed, pack_columns, pack_rows
-from ..kernels.cpu.product import WIDE, aligned, lanes, padded
+from ..kernels.cpu.product import WIDE, lanes, padded
 
 BLOCK_BYTES = 384 * 1024  # what a block of time may take of a core's second-level cache
-SERIAL_WORK = 4e6  # operations below which waking a second thread costs more than it saves
+MOVED_WORK = 100.0  # operations that moving a number costs as much time as
+PIECE = 16384  # numbers moved in one work item
 SPAN_WORK = 2e10  # operations in one kernel call at most, so that an interruption is seen within a second
 ROW_WORK = 1e5  # operations that a row of one step costs beside its arithmetic: what small layers spend their time on
 
@@ -35,12 +38,12 @@ class Kept(NamedTuple):
     """The tape of one direction: others, saved and preactivations by step, all steps or those of one segment."""
 
     batch: Batch
-    y: np.ndarray  # (1, T, B, >=H)
+    y: np.ndarray  # (E, T, B, >=H)
     column: int  # where this direction's units begin in y
     others: np.ndarray
     saved: np.ndarray
     preactivations: np.ndarray
-    starts: list  # the state (1, S, B, H) at the first step of every segment
+    starts: list  # the state (E, S, B, H) at the first step of every segment
     segment: int  # steps; all of them where everything is kept
 
 
@@ -59,12 +62,16 @@ def row_width(layout: Layout, H: int, dtype) -> int:
 
 
 def bias_blocks(cell, H: int):
-    """(name of a bias, where in a row of pre-activations it is added, which part of it), slot by slot."""
-    for k, slot in enumerate(cell.slots):
-        for name, gate in (("bias_ih", slot.input), ("bias_hh", slot.recurrent)):
-            if gate is not None and name in cell.biases:
-                g = cell.gates.index(gate)
-                yield name, slice(k * H, (k + 1) * H), slice(g * H, (g + 1) * H)
+    """(name of a bias, where in a row of pre-activations it is added, which part of it), by runs of neighbouring slots."""
+    for name, side in (("bias_ih", "input"), ("bias_hh", "recurrent")):
+        gates = [getattr(slot, side) for slot in cell.slots] if name in cell.biases else []
+        places = [(k, cell.gates.index(gate)) for k, gate in enumerate(gates) if gate is not None]
+        while places:
+            (k, g), n = places[0], 1
+            while n < len(places) and places[n] == (k + n, g + n):
+                n += 1
+            yield name, slice(k * H, (k + n) * H), slice(g * H, (g + n) * H)
+            places = places[n:]
 
 
 def block_rows(row_bytes: int) -> int:
@@ -88,6 +95,7 @@ class Direction:
         self.input_rows = weight_rows(cell, hidden_size, self.layout.input, "input")
         self.recurrent_rows = weight_rows(cell, hidden_size, self.layout.recurrent, "recurrent")
         self.modulated_rows = weight_rows(cell, hidden_size, self.layout.modulated, "recurrent")
+        self.bias_blocks = tuple(bias_blocks(cell, hidden_size))
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of everything this direction needs, learned or fixed, in PyTorch's order."""
@@ -109,22 +117,26 @@ class Direction:
         """Multiply-adds of one step, counted twice, as everyone does."""
         return 2.0 * B * self.H * (self.input_rows.size // self.H * self.D + (self.recurrent_rows.size + self.modulated_rows.size))
 
-    def pack(self, p, backward: bool) -> Weights:
-        """The operands of the kernels, from the parameters by name."""
-        dtype, H = p["weight_ih"].dtype, self.H
-        bias = np.zeros((1, self.width(dtype)), dtype)
+    def pack(self, p: dict[str, At], backward: bool) -> Weights:
+        """The operands of the kernels, from the parameters of E members by name."""
+        flat, H = p["weight_ih"].flat, self.H
+        E, dtype = flat.shape[0], flat.dtype
+        bias = np.zeros((E, self.width(dtype)), dtype)
         if not backward:
-            for name, slot, block in bias_blocks(self.cell, H):
-                bias[0, slot] += p[name][block]
-        unit = np.array([p[name] for name in self.cell.parameters], dtype).reshape(1, -1, H)
+            for name, slot, block in self.bias_blocks:
+                bias[:, slot] += p[name].part(block)
+        unit = np.empty((E, len(self.cell.parameters), H), dtype)
+        for i, name in enumerate(self.cell.parameters):
+            unit[:, i] = p[name].part(slice(0, H))
         pack = pack_rows if backward else pack_columns
 
         def operand(name, rows, K):
+            if not rows.size:
+                return np.empty((E, 0), dtype)
             size = rows.size * padded(K, dtype) if backward else K * padded(rows.size, dtype)
-            panels = aligned(size, dtype)
-            if rows.size:
-                pack(p[name], rows, panels)
-            return panels[None]
+            panels = _memory.aligned((E, size), dtype)
+            over_members(pack, panels, *p[name], K, rows, panels)
+            return panels
 
         return Weights(
             operand("weight_ih", self.input_rows, self.D),
@@ -135,11 +147,11 @@ class Direction:
         )
 
     def sums(self, slices: int, dtype) -> Sums:
-        """Zeroed parameter gradients, one row a slice."""
+        """Zeroed parameter gradients, one row a slice (of every member)."""
         H = self.H
 
         def zeros(K, rows):
-            return np.zeros((slices, K * padded(rows.size, dtype)), dtype)
+            return _memory.zeros((slices, K * padded(rows.size, dtype)), dtype)
 
         return Sums(
             zeros(self.D, self.input_rows),
@@ -150,83 +162,79 @@ class Direction:
             np.zeros((slices, 3)),
         )
 
-    def add_gradients(self, sums: Sums, grads) -> None:
-        """grads[name] += the sums over slices, in the order of the slices; only the names that `grads` has."""
-        add_transposed(sums.input, self.input_rows, grads["weight_ih"])
-        for part, rows in ((sums.recurrent, self.recurrent_rows), (sums.modulated, self.modulated_rows)):
+    def add_gradients(self, sums: Sums, grads: dict[str, At]) -> None:
+        """grads[name] += every member's sums over slices, in the order of the slices; only the names that `grads` has."""
+        E, H = grads["weight_ih"].flat.shape[0], self.H
+        slices = sums.bias.shape[0] // E
+        for name, part, rows, K in (
+            ("weight_ih", sums.input, self.input_rows, self.D),
+            ("weight_hh", sums.recurrent, self.recurrent_rows, H),
+            ("weight_hh", sums.modulated, self.modulated_rows, H),
+        ):
             if rows.size:
-                add_transposed(part, rows, grads["weight_hh"])
-        bias = sums.bias.sum(axis=0)
-        for name, slot, block in bias_blocks(self.cell, self.H):
-            grads[name][block] += bias[slot]
-        for name, unit in zip(self.cell.parameters, sums.unit.sum(axis=0)):
+                flat, start = grads[name]
+                over_members(add_transposed, part.reshape(E, -1), part, slices, rows, K, flat, start)
+        bias = sums.bias.reshape(E, slices, sums.bias.shape[1]).sum(axis=1)
+        for name, slot, block in self.bias_blocks:
+            grads[name].part(block)[...] += bias[:, slot]
+        for i, name in enumerate(self.cell.parameters):
             if name in grads:
-                grads[name] += unit
+                grads[name].part(slice(0, H))[...] += sums.unit[:, i].reshape(E, slices, H).sum(axis=1)
 
     def _spans(self, begin: int, end: int, offset: int, grid: Grid, B: int, column: int):
-        """[begin, end) in kernel calls of bounded length, cut on the grid of blocks."""
+        """[begin, end) in kernel calls of bounded length for B sequences, cut on the grid of blocks."""
         steps = int(SPAN_WORK / (self.operations(B) + ROW_WORK * B)) // grid.block * grid.block or grid.block
         for first in range(begin // steps * steps, end, steps):
             yield Span(max(first, begin), min(first + steps, end), offset, grid.block, grid.rows, int(self.reverse), column)
 
-    def forward(self, weights: Weights, kept: Kept, grid: Grid, state: np.ndarray, begin: int, end: int):
-        """Calls that advance `state` from step `begin` to `end`, filling y and whatever of the tape has room (from `begin` on)."""
-        trace, kernel = Trace(kept.y, kept.others, kept.saved, kept.preactivations), make_forward(self.cell)
-        for span in self._spans(begin, end, begin, grid, state.shape[2], kept.column):
-            yield self._calls(kernel, grid, span, kept.batch, weights, trace, state)
+    def forward(self, weights: Weights, kept: Kept, grid: Grid, state: np.ndarray, begin: int, end: int) -> None:
+        """Advance `state` from step `begin` to `end`, filling y and whatever of the tape has room (from `begin` on)."""
+        trace, kernel = Trace(kept.y, kept.others, kept.saved, kept.preactivations), parallel(make_forward(self.cell))
+        for span in self._spans(begin, end, begin, grid, state.shape[0] * state.shape[2], kept.column):
+            self._run(kernel, grid, span, kept.batch, weights, trace, state)
 
     def backward(self, weights: Weights, kept: Kept, grid: Grid, sums: Sums, flow: Flow, dstate: np.ndarray, begin: int, end: int, limit):
-        """Calls that take `dstate` back from step `end` to `begin`, both in the segment of time whose tape is in `kept`."""
+        """Take `dstate` back from step `end` to `begin`, both in the segment of time whose tape is in `kept`."""
         segment = begin // kept.segment
-        trace, kernel = Trace(kept.y, kept.others, kept.saved, kept.preactivations), make_backward(self.cell)
-        spans = self._spans(begin, end, segment * kept.segment, grid, dstate.shape[2], kept.column)
+        trace, kernel = Trace(kept.y, kept.others, kept.saved, kept.preactivations), parallel(make_backward(self.cell))
+        spans = self._spans(begin, end, segment * kept.segment, grid, dstate.shape[0] * dstate.shape[2], kept.column)
         for span in reversed(list(spans)):
-            yield self._calls(kernel, grid, span, kept.batch, weights, trace, kept.starts[segment], sums, flow, dstate, limit)
+            self._run(kernel, grid, span, kept.batch, weights, trace, kept.starts[segment], sums, flow, dstate, limit)
 
-    def _calls(self, kernel, grid: Grid, span: Span, batch: Batch, *arguments):
-        """(operations, tasks): the kernel over all slices of one span, in as many pieces as can be used."""
-        parts, dtype = min(grid.slices, 2 * _threads.get_num_threads()), arguments[0].bias.dtype
-        bounds = [grid.slices * k // parts for k in range(parts + 1)]
-        steps = min(grid.block, span.end - span.begin)
+    def _run(self, kernel, grid: Grid, span: Span, batch: Batch, weights: Weights, *arguments) -> None:
+        """The kernel over all members and slices of one span."""
+        (E, _), dtype = weights.bias.shape, weights.bias.dtype
+        team = _threads.team(self.operations(E * batch.order.shape[1]) * (span.end - span.begin))
+        n = min(grid.block, span.end - span.begin) * grid.rows
+        kernel(team, E * grid.slices, span, batch, weights, *arguments, self._kept_scratch(_threads.size(team), n, grid, dtype))
 
-        def task(first: int, last: int) -> None:
-            kernel(first, last, span, batch, *arguments, self._kept_scratch(steps * grid.rows, grid, dtype))
-
-        tasks = [partial(task, first, last) for first, last in zip(bounds, bounds[1:])]
-        return self.operations(batch.order.shape[0]) * (span.end - span.begin), tasks
-
-    def _kept_scratch(self, n: int, grid: Grid, dtype) -> Scratch:
-        """`scratch` as this thread has it from an earlier task of the same shape: no two tasks run in one thread at a time."""
+    def _kept_scratch(self, threads: int, n: int, grid: Grid, dtype) -> Scratch:
+        """`scratch` as the calling thread has it from an earlier run of the same shape."""
         cell, kept = self.cell, vars(_thread).setdefault("scratch", {})
-        key = self.layout, self.D, self.H, len(cell.states), len(cell.parameters), len(cell.saved), n, grid, dtype
+        key = self.layout, self.D, self.H, len(cell.states), len(cell.parameters), len(cell.saved), threads, n, grid, dtype
         if key not in kept:
             if len(kept) == KEPT:
                 kept.clear()
-            kept[key] = self.scratch(n, grid, dtype)
+            kept[key] = self.scratch(threads, n, grid, dtype)
         return kept[key]
 
-    def scratch(self, n: int, grid: Grid, dtype) -> Scratch:
-        """Working memory of one task."""
+    def scratch(self, threads: int, n: int, grid: Grid, dtype) -> Scratch:
+        """Working memory of so many threads."""
         cell, H, R, Z = self.cell, self.H, grid.rows, self.width(dtype) // self.H
         S, P, K = len(cell.states), len(cell.parameters), len(cell.saved)
-        panel = max(n * WIDE * lanes(dtype), Z * H)
 
         def empty(*shape):
-            return np.empty(shape, dtype)
+            return _memory.aligned((threads, *shape), dtype)
 
         return Scratch(
-            empty(n, self.D), np.zeros((n + 1, Z, H), dtype), empty(R, S, H), empty(R, S, H), empty(R, padded(H, dtype)), empty(n, H),
-            empty(n if self.modulated_rows.size else 0, H), empty(n, padded(self.D, dtype)), empty(3, max(S, P, K, 1), H), empty(P, H),
-            aligned(panel, dtype), np.empty(grid.block, np.int64),
+            empty(n, self.D), _memory.zeros((threads, n + 1, Z, H), dtype), empty(R, S, H), empty(R, S, H), empty(R, padded(H, dtype)),
+            empty(n, H), empty(n if self.modulated_rows.size else 0, H), empty(n, padded(self.D, dtype)), empty(3, max(S, P, K, 1), H),
+            empty(P, H), empty(padded(max(n * WIDE * lanes(dtype), Z * H), dtype)), np.empty((threads, grid.block), np.int64),
         )  # fmt: skip
 
 
-def run_side_by_side(*directions) -> None:
-    """Run the calls of several directions, span by span, in common parallel regions where there is work enough."""
-    for calls in zip(*directions, strict=True):
-        tasks = [task for _, tasks in calls for task in tasks]
-        if sum(work for work, _ in calls) > SERIAL_WORK:
-            _threads.run(tasks)
-        else:
-            for task in tasks:
-                task()
+def over_members(kernel, numbers: np.ndarray, *arguments) -> None:
+    """A kernel of `packing` over all members, each with a row of `numbers` to move, in as many pieces as are worth an item."""
+    E, size = numbers.shape
+    parts = min(-(-size // PIECE), 64)
+    kernel(_threads.team(MOVED_WORK * numbers.size), E * parts, parts, *arguments)

@@ -1,38 +1,57 @@
 """One recurrent layer: its directions side by side, their merging, and the segments of time whose tape is kept."""
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
+from .. import _memory
 from ..cells import Cell
 from ..kernels.cpu.loop import Batch, Flow
-from ._direction import Direction, Kept, run_side_by_side
+from ._direction import Direction, Kept
 from ._merge import merged, merged_backward
 
 
 class Rows(NamedTuple):
-    """How a batch stands: `order` of its rows, longest first, their `lengths`, and how many `steps` the longest has."""
+    """How a batch stands: `order` (E or 1, B) of its rows, longest first, their `lengths`, and how many `steps` the longest has."""
 
     order: np.ndarray
     lengths: np.ndarray
     steps: int
 
+    @classmethod
+    def of(cls, lengths: np.ndarray) -> "Rows":
+        """From lengths (E or 1, B)."""
+        return cls(np.argsort(-lengths, axis=1, kind="stable"), lengths, int(lengths.max(initial=0)))
+
+    @classmethod
+    @lru_cache(64)
+    def full(cls, T: int, B: int) -> "Rows":
+        """Of a batch without padding."""
+        return cls.of(np.full((1, B), T))
+
 
 class Shown(NamedTuple):
-    """Gradients of one direction at every step, by step: dstates (steps, B, S, H), dpreactivations (steps, B, G, H)."""
+    """Gradients of one direction at every step, by step: dstates (E, steps, B, S, H), dpreactivations (E, steps, B, G, H)."""
 
     dstates: np.ndarray
     dpreactivations: np.ndarray
 
 
 def batch(x, rows: Rows, H: int, mask=None, pull=None) -> Batch:
-    """What one direction's kernels run over. `pull`: (goal (T, B, H), alpha (T,)), towards which the state is pulled at every step."""
-    goal, alpha = pull or (np.empty((0, x.shape[1], H), x.dtype), np.empty(0, x.dtype))
-    return Batch(x[None], rows.order, rows.lengths, np.empty((1, 0, H), x.dtype) if mask is None else mask[None], goal[None], alpha)
+    """What one direction's kernels run over: x (E or 1, T, B, D), mask (E or 1, B, H).
+
+    `pull`: (goal (E or 1, T, B, H), alpha (T,)), towards which the state is pulled at every step.
+    """
+    goal, alpha = pull or (np.empty((1, 0, x.shape[2], H), x.dtype), np.empty(0, x.dtype))
+    return Batch(x, rows.order, rows.lengths, np.empty((1, 0, H), x.dtype) if mask is None else mask, goal, alpha)
 
 
 class Layer:
-    """The directions of one layer. Parameters come as one dict a direction, by name without suffix."""
+    """The directions of one layer, for E models of one shape, which one alone is, too.
+
+    Parameters come as one dict a direction: where they lie, by name without suffix.
+    """
 
     def __init__(self, cell: Cell, input_size: int, hidden_size: int, reversals: tuple[bool, ...], merge: str):
         self.cell, self.H = cell, hidden_size
@@ -44,57 +63,59 @@ class Layer:
         return len(self.directions) * B * self.H * (len(self.cell.states) - 1 + len(self.cell.saved)) * dtype.itemsize
 
     def forward(self, x, parameters, rows: Rows, states, masks, segment: int | None, details: bool, pull=None):
-        """(y, kept, final states). `segment`: steps whose tape is held at a time, None for no tape at all.
+        """(y, kept, final states) of x (E or 1, T, B, D). `segment`: steps whose tape is held at a time, None for no tape at all.
 
         Kept whole where segment >= steps; otherwise only the state at the start of every segment, and y. `pull`: see `batch`.
         """
-        (T, B, _), H, dtype, count = x.shape, self.H, x.dtype, len(self.directions)
+        (T, B, _), E, H, dtype, count = x.shape[1:], len(states[0]), self.H, x.dtype, len(self.directions)
         tape_steps = rows.steps if segment is not None and segment >= rows.steps else 0
-        shared = np.empty((1, T, B, H * count), dtype) if self.concat else None
+        shared = _memory.empty((E, T, B, H * count), dtype) if self.concat else None
         kept, states = [], [state.copy() for state in states]
         for n, mask in enumerate(masks):
-            y = shared if self.concat else np.empty((1, T, B, H), dtype)
-            y[0, rows.steps :] = 0.0  # the kernel clears what lies between a row's length and the longest
-            tape = self._room(tape_steps, B, dtype) + (np.empty((1, rows.steps * details, B, len(self.cell.slots), H), dtype),)
+            y = shared if self.concat else _memory.empty((E, T, B, H), dtype)
+            y[:, rows.steps :] = 0.0  # the kernel clears what lies between a row's length and the longest
+            tape = self._room(E, tape_steps, B, dtype) + (np.empty((E, rows.steps * details, B, len(self.cell.slots), H), dtype),)
             kept.append(Kept(batch(x, rows, H, mask, pull), y, n * H * self.concat, *tape, [], segment or max(rows.steps, 1)))
         weights = [d.pack(p, backward=False) for d, p in zip(self.directions, parameters)]
         for begin in range(0, rows.steps, kept[0].segment):
-            end, calls = min(begin + kept[0].segment, rows.steps), []
+            end = min(begin + kept[0].segment, rows.steps)
             for d, k, w, state in zip(self.directions, kept, weights, states):
                 k.starts.append(state.copy())
                 k = k._replace(preactivations=k.preactivations[:, begin:end] if details else k.preactivations)
-                calls.append(d.forward(w, k, d.grid(B, dtype), state, begin, end))
-            run_side_by_side(*calls)
+                d.forward(w, k, d.grid(B, dtype), state, begin, end)
         return self._merged(kept), kept, states
 
-    def _room(self, steps: int, B: int, dtype) -> tuple[np.ndarray, np.ndarray]:
+    def _room(self, E: int, steps: int, B: int, dtype) -> tuple[np.ndarray, np.ndarray]:
         """`others` and `saved` for so many steps; what lies beyond a sequence's end is never read."""
         S, K = len(self.cell.states), len(self.cell.saved)
-        return np.empty((1, steps, B, S - 1, self.H), dtype), np.empty((1, steps, B, K, self.H), dtype)
+        return _memory.empty((E, steps, B, S - 1, self.H), dtype), _memory.empty((E, steps, B, K, self.H), dtype)
 
     def _merged(self, kept: list[Kept]) -> np.ndarray:
-        y = [k.y[0] for k in kept]
+        y = [k.y for k in kept]
         return y[0] if self.concat else merged(self.merge, *y)
 
     def _dy(self, dy, kept: list[Kept]) -> list[np.ndarray]:
         """dL/dy of every direction from that of the merged output."""
         if dy is None:
-            return [np.empty((1, 0, 0, 0), kept[0].y.dtype)] * len(kept)
+            return [np.empty((kept[0].y.shape[0], 0, 0, 0), kept[0].y.dtype)] * len(kept)
         if self.concat:
-            return [dy[None]] * len(kept)
-        return [part[None] for part in merged_backward(self.merge, *(k.y[0] for k in kept), dy)]
+            return [dy] * len(kept)
+        return list(merged_backward(self.merge, *(k.y for k in kept), dy))
 
-    def backward(self, kept: list[Kept], parameters, rows: Rows, dy, dstates, grads, begin: int, limit, details: bool):
-        """(dx, dL/d(start states), what was cut, shown). Adds to `grads`, one mapping a direction; goes back to step `begin`."""
-        x, dtype, B, count = kept[0].batch.x[0], kept[0].y.dtype, rows.order.shape[0], len(kept)
+    def backward(self, kept: list[Kept], parameters, rows: Rows, dy, dstates, grads, begin: int, limit, details: bool, inputs=True):
+        """(dx, dL/d(start states), what was cut (E, 3), shown). Adds to `grads`, one mapping a direction; goes back to step `begin`.
+
+        `inputs`: whether dL/dx is wanted; without it dx has no steps.
+        """
+        (T, B, D), E, dtype = kept[0].batch.x.shape[1:], kept[0].y.shape[0], kept[0].y.dtype
         S, G = len(self.cell.states), len(self.cell.slots)
-        everywhere = begin == 0 and bool((rows.lengths == x.shape[0]).all())
-        dx = [(np.empty if everywhere else np.zeros)((1, *x.shape), dtype) for _ in kept]
+        everywhere = begin == 0 and bool((rows.lengths == T).all())
+        dx = [(_memory.empty if everywhere else _memory.zeros)((E, T * inputs, B, D), dtype) for _ in kept]
         dstates, steps = [state.copy() for state in dstates], rows.steps
         grids = [d.grid(B, dtype) for d in self.directions]
-        sums = [d.sums(grid.slices, dtype) for d, grid in zip(self.directions, grids)]
+        sums = [d.sums(E * grid.slices, dtype) for d, grid in zip(self.directions, grids)]
         shown = [
-            Shown(np.zeros((1, steps * details, B, S, self.H), dtype), np.zeros((1, steps * details, B, G, self.H), dtype)) for _ in kept
+            Shown(np.zeros((E, steps * details, B, S, self.H), dtype), np.zeros((E, steps * details, B, G, self.H), dtype)) for _ in kept
         ]
         back = [d.pack(p, backward=True) for d, p in zip(self.directions, parameters)]
         dys, segment = self._dy(dy, kept), kept[0].segment
@@ -105,24 +126,19 @@ class Layer:
                 break
             if segment < steps:  # compute this segment's tape again
                 if room is None:
-                    room = [self._room(segment, B, dtype) for _ in kept]
+                    room = [self._room(E, segment, B, dtype) for _ in kept]
                     forth = [d.pack(p, backward=False) for d, p in zip(self.directions, parameters)]
                 kept = [
                     k._replace(others=others, saved=saved, preactivations=k.preactivations[:, :0])
                     for k, (others, saved) in zip(kept, room)
                 ]
-                run_side_by_side(*(
+                for d, w, k, grid in zip(self.directions, forth, kept, grids):
                     d.forward(w, k, grid, k.starts[first // segment].copy(), first, last)
-                    for d, w, k, grid in zip(self.directions, forth, kept, grids)
-                ))  # fmt: skip
-            calls = []
             for n, d in enumerate(self.directions):
                 window = slice(first, last) if details else slice(0, 0)
                 flow = Flow(dys[n], dx[n], *(array[:, window] for array in shown[n]))
-                calls.append(d.backward(back[n], kept[n], grids[n], sums[n], flow, dstates[n], max(first, begin), last, limit))
-            run_side_by_side(*calls)
+                d.backward(back[n], kept[n], grids[n], sums[n], flow, dstates[n], max(first, begin), last, limit)
         for d, found, target in zip(self.directions, sums, grads):
             d.add_gradients(found, target)
-        cut = sum(found.cut.sum(axis=0) for found in sums)
-        total = dx[0][0] if count == 1 else dx[0][0] + dx[1][0]
-        return total, dstates, cut, [Shown(a[0], b[0]) for a, b in shown]
+        cut = sum(found.cut.reshape(E, grid.slices, 3).sum(axis=1) for found, grid in zip(sums, grids))
+        return dx[0] if len(dx) == 1 else dx[0] + dx[1], dstates, cut, shown

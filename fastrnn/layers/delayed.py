@@ -96,7 +96,7 @@ class Delayed(Network):
         """
         if begin != 0:
             raise ValueError(f"begin: 0 is required for a network with a delay, which has no present to go back from; got {begin}")
-        T, lengths = tape.T - self.delay, tape.rows.lengths - self.delay
+        T, lengths = tape.T - self.delay, tape.rows.lengths[0] - self.delay
         if dy is not None:
             dy = _check.array("dy", dy, (T, len(lengths), self.output_size), self.dtype)
             dy = np.concatenate([np.zeros((self.delay, *dy.shape[1:]), self.dtype), dy])

@@ -2,14 +2,15 @@
 
 import numpy as np
 
-from .. import _check, _threads
+from .. import _check, _memory, _threads
 from .._math import ACTIVATIONS
 from .._params import Params
 from ..initializers import Uniform
 from ..kernels.cpu.affine import BLOCK, AffineScratch, affine, affine_backward, embed_backward
 from ..kernels.cpu.packing import add_transposed, pack_columns, pack_rows
-from ..kernels.cpu.product import WIDE, aligned, aligned_rows, lanes, padded
+from ..kernels.cpu.product import WIDE, lanes, padded
 from ..kernels.cpu.units import activate, activate_backward
+from ._direction import over_members
 from .recurrent import dropout_mask
 
 ITEMS = 16  # pieces at most into which rows are cut
@@ -54,18 +55,19 @@ class Linear:
         Op, Dp = padded(self.output_size, self.dtype), padded(self.input_size, self.dtype)
         team, size = _threads.team(2.0 * products * N * self.input_size * self.output_size), max(2 * BLOCK, -(-N // ITEMS))
         threads, panel = _threads.size(team), max(BLOCK * WIDE * lanes(self.dtype), Op)
-        rows = np.empty((threads, BLOCK + 1, max(Op, Dp)), self.dtype)
-        return team, -(-N // size), size, AffineScratch(rows, aligned_rows(threads, panel, self.dtype))
+        rows = _memory.aligned((threads, BLOCK + 1, max(Op, Dp)), self.dtype)
+        return team, -(-N // size), size, AffineScratch(rows, _memory.aligned((threads, padded(panel, self.dtype)), self.dtype))
 
     def forward(self, x, *, rng=None):
         """(y, tape) for x (..., input_size)."""
         x = _check.array("x", x, (*_any(_ndim(x) - 1), self.input_size), self.dtype)
         N, O, Op = x[..., 0].size, self.output_size, padded(self.output_size, self.dtype)
-        weight, bias, y = aligned(self.input_size * Op, self.dtype), np.zeros(Op, self.dtype), np.empty((N, O), self.dtype)
-        pack_columns(self.params["weight"], np.arange(O), weight)
+        weight, bias = _memory.aligned((1, self.input_size * Op), self.dtype), np.zeros(Op, self.dtype)
+        y = _memory.empty((N, O), self.dtype)
+        over_members(pack_columns, weight, *self.params.at("weight"), self.input_size, np.arange(O), weight)
         bias[:O] = self.params["bias"]
         team, items, size, scratch = self._shared(N, 1)
-        affine(team, items, size, x.reshape(N, self.input_size), weight, bias, y, scratch)
+        affine(team, items, size, x.reshape(N, self.input_size), weight[0], bias, y, scratch)
         if self.activation != "identity":
             activate(self.activation)(y.reshape(-1))
         y = y.reshape(*x.shape[:-1], O)
@@ -79,14 +81,14 @@ class Linear:
         if self.activation != "identity":
             dy = dy.copy()
             activate_backward(self.activation)(y.reshape(-1), dy.reshape(-1))
-        weight, dx = aligned(O * padded(D, self.dtype), self.dtype), np.empty((N, D), self.dtype)
-        pack_rows(self.params["weight"], np.arange(O), weight)
+        weight, dx = _memory.aligned((1, O * padded(D, self.dtype)), self.dtype), _memory.empty((N, D), self.dtype)
+        over_members(pack_rows, weight, *self.params.at("weight"), D, np.arange(O), weight)
         team, items, size, scratch = self._shared(N, 2)
         dweight, dbias = np.zeros((items, D * Op), self.dtype), np.zeros((items, Op), self.dtype)
-        affine_backward(team, items, size, x.reshape(N, D), weight, dy.reshape(N, O), dx, dweight, dbias, scratch)
+        affine_backward(team, items, size, x.reshape(N, D), weight[0], dy.reshape(N, O), dx, dweight, dbias, scratch)
         grads = self.params.like()
         if items:
-            add_transposed(dweight, np.arange(O), grads["weight"])
+            over_members(add_transposed, dweight.reshape(1, -1), dweight, items, np.arange(O), D, *grads.at("weight"))
             grads["bias"] += dbias.sum(axis=0)[:O]
         return dx.reshape(x.shape), grads
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import _check
-from .._params import Params
+from .._params import At, Params
 from ..cells import Cell, build
 from ..initializers import Initializer, Uniform
 from ._layer import Layer, Rows
@@ -65,6 +65,17 @@ class Clipped(NamedTuple):
         return cls(int(cut[0]), float(cut[1]), float(cut[2]))
 
 
+class Masks(NamedTuple):
+    """Dropout of one run: `recurrent`, (E, B, H) or None, one a (layer, direction); `between`, (E, T, B, D) or None, one a layer."""
+
+    recurrent: list
+    between: list
+
+    @classmethod
+    def none(cls, network: "Recurrent") -> "Masks":
+        return cls([None] * len(network._directions), [None] * network.num_layers)
+
+
 class Tape:
     """What forward keeps for backward, and what of it can be looked at.
 
@@ -110,7 +121,7 @@ class Tape:
 
     def _by_time(self, pick) -> np.ndarray:
         kept = [kept for layer in self.layers for kept in layer]
-        return np.stack([by_time(pick(k), self.rows.lengths, self.T, d.reverse) for k, d in zip(kept, self.network._directions)])
+        return np.stack([by_time(pick(k), self.rows.lengths[0], self.T, d.reverse) for k, d in zip(kept, self.network._directions)])
 
 
 def by_time(array: np.ndarray, lengths: np.ndarray, T: int, reverse: bool) -> np.ndarray:
@@ -210,10 +221,14 @@ class Recurrent(Network):
 
     def _draw(self, initializers: dict) -> None:
         """Make `params` (learned) and `constants` (fixed), and fill them."""
-        shapes, constants = {}, {}
+        shapes, constants, fixed = {}, {}, self.cell.fixed
+        self._names = [  # one list a (layer, direction): name, name with suffix, whether it is fixed
+            [(name, name + suffix, name in fixed) for name in direction.shapes()]
+            for direction, suffix in zip(self._directions, self._suffixes)
+        ]
         for direction, suffix in zip(self._directions, self._suffixes):
             for name, shape in direction.shapes().items():
-                (constants if name in self.cell.fixed else shapes)[name + suffix] = shape
+                (constants if name in fixed else shapes)[name + suffix] = shape
             if self.initial_state == "learned":
                 shapes |= {f"initial_{state}{suffix}": (self.hidden_size,) for state in self.cell.states}
         known = {name for direction in self._directions for name in direction.shapes()}
@@ -225,7 +240,7 @@ class Recurrent(Network):
         defaults = dict(zip(self.cell.parameters, self.cell.defaults))
         for direction, suffix in zip(self._directions, self._suffixes):
             for name, shape in direction.shapes().items():
-                target = self.constants if name in self.cell.fixed else self.params
+                target = self.constants if name in fixed else self.params
                 if defaults.get(name) is not None and name not in initializers:
                     target[name + suffix] = defaults[name]
                 else:
@@ -253,13 +268,8 @@ class Recurrent(Network):
         """Forward only, nothing kept: (y, state), as `forward` returns them."""
         x, rows = self._batch_in(x, lengths)
         states, _ = self._start(state, rows)
-        final = []
-        for k, layer in enumerate(self._layers):
-            places = self._places(k)
-            masks = [None] * len(places)
-            x, _, ends = layer.forward(x, [self._named(p) for p in places], rows, [states[p] for p in places], masks, None, False)
-            final += ends
-        return self._batch_out(x), self._state_out(final)
+        y, final, _ = self._run(self.params, x[None], rows, states, Masks.none(self), None)
+        return self._batch_out(y[0]), self._state_out(final)
 
     def forward(self, x, state=None, *, lengths=None, details=False, memory=None, rng=None, masks=None, pull=None):
         """Run the network and keep what backward needs.
@@ -292,27 +302,34 @@ class Recurrent(Network):
         tape : Tape
         """
         x, rows = self._batch_in(x, lengths)
-        states, learned = self._start(state, rows)
-        tape = Tape(self, rows, x.shape[0], learned)
-        segment, final = self._segment(x.shape[0], rows, memory), []
-        masks = self.draw_masks(x.shape[1], rng) if masks is None else masks
-        pull = None if pull is None else self._pull_in(pull, *x.shape[:2])
-        for k, layer in enumerate(self._layers):
-            places = self._places(k)
-            between = dropout_mask(rng, x.shape, self.dropout, self.dtype) if rng is not None and k and self.dropout else None
-            if between is not None:
-                x = x * between
-            recurrent = [masks[p] for p in places]
-            x, kept, ends = layer.forward(
-                x, [self._named(p) for p in places], rows, [states[p] for p in places], recurrent, segment, bool(details),
-                pull if k + 1 == self.num_layers else None,
-            )  # fmt: skip
-            final += ends
-            tape.layers.append(kept)
-            tape.between.append(between)
-        y = self._batch_out(x)
+        (T, B), (states, learned) = x.shape[:2], self._start(state, rows)
+        tape, segment = Tape(self, rows, T, learned), self._segment(T, rows, memory)
+        masks = self.draw_masks(B, rng) if masks is None else masks
+        drawn = Masks([None if mask is None else mask[None] for mask in masks], self.draw_between((1, T, B), rng))
+        pull = None if pull is None else self._pull_in(pull, T, B)
+        y, final, tape.layers = self._run(self.params, x[None], rows, states, drawn, segment, bool(details), pull)
+        tape.between = drawn.between
+        y = self._batch_out(y[0])
         y.flags.writeable = False
         return y, self._state_out(final), tape
+
+    def _run(self, params: Params, x, rows: Rows, states, masks: "Masks", segment: int | None, details: bool = False, pull=None):
+        """(y (E, T, B, output_size), final states, what every layer kept) of E models whose parameters are in `params`.
+
+        x (E or 1, T, B, D), states one (E, S, B, H) a (layer, direction); `segment` and `pull` as `Layer.forward` has them.
+        """
+        final, tapes = [], []
+        for k, layer in enumerate(self._layers):
+            places = self._places(k)
+            if masks.between[k] is not None:
+                x = x * masks.between[k]
+            x, kept, ends = layer.forward(
+                x, [self._named(p, params) for p in places], rows, [states[p] for p in places], [masks.recurrent[p] for p in places],
+                segment, details, pull if k + 1 == self.num_layers else None,
+            )  # fmt: skip
+            final += ends
+            tapes.append(kept)
+        return x, final, tapes
 
     def backward(self, tape: Tape, dy=None, dstate=None, *, details=False, clip=None, begin=0):
         """Gradients of a scalar L from dL/dy and dL/dstate (each 0 where not given), by back-propagation through time.
@@ -339,37 +356,45 @@ class Recurrent(Network):
         if begin and not self.causal:
             raise ValueError("begin: 0 is required for a network that runs from right to left, whose first step is the last in time")
         limit = self.dtype.type(np.inf if clip is None else _check.real("clip", clip, positive=True))
-        dy, flows = self._dy_in(dy, T, rows), self._states_in("dstate", dstate, rows)
-        grads, cut, shown = self.params.like(), np.zeros(3), []
+        dy, flows, grads = self._dy_in(dy, T, rows), self._states_in("dstate", dstate, rows), self.params.like()
+        dx, flows, cut, shown = self._run_back(
+            self.params, tape, None if dy is None else dy[None], flows, grads, begin, limit, bool(details)
+        )
+        clipped = None if clip is None else Clipped.of(cut[0])
+        return Gradients(self._batch_out(dx[0]), self._state_out(flows), grads, clipped, *(self._shown(shown, tape) if details else ()))
+
+    def _run_back(self, params: Params, tape: Tape, dy, flows: list, grads: Params, begin: int, limit, details=False, inputs=True):
+        """(dx, dL/d(start states), what was cut (E, 3), what `details` shows) of what `_run` kept; adds to `grads`."""
+        cut, shown, flows = 0.0, [], list(flows)
         for k in reversed(range(self.num_layers)):
             places = self._places(k)
-            targets = [_Suffixed(grads, self._suffixes[p]) for p in places]
+            named, targets = [self._named(p, params) for p in places], [self._learned(p, grads) for p in places]
             dy, starts, found, arrays = self._layers[k].backward(
-                tape.layers[k], [self._named(p) for p in places], rows, dy, [flows[p] for p in places], targets, begin, limit, bool(details)
+                tape.layers[k], named, tape.rows, dy, [flows[p] for p in places], targets, begin, limit, details, inputs or k > 0
             )
             flows[places.start : places.stop], cut, shown = starts, cut + found, arrays + shown
             if tape.between[k] is not None:
                 dy = dy * tape.between[k]
         if tape.learned and begin == 0:
             self._add_initial(grads, flows)
-        clipped = None if clip is None else Clipped.of(cut)
-        return Gradients(self._batch_out(dy), self._state_out(flows), grads, clipped, *(self._shown(shown, tape) if details else ()))
+        return dy, flows, cut, shown
 
-    def _add_initial(self, grads, flows) -> None:
-        """The gradient of the learned initial state, from that of the state (1, S, B, H) that entered each (layer, direction)."""
+    def _add_initial(self, grads: Params, flows) -> None:
+        """The gradient of the learned initial state, from that of the state (E, S, B, H) that entered each (layer, direction)."""
         for suffix, flow in zip(self._suffixes, flows):
-            for name, gradient in zip(self.cell.states, flow[0]):
-                grads[f"initial_{name}{suffix}"] += gradient.sum(axis=0)
+            for i, name in enumerate(self.cell.states):
+                at = grads.at(f"initial_{name}{suffix}")
+                at.part(slice(0, self.hidden_size))[...] += flow[:, i].sum(axis=1)
 
     def _shown(self, shown: list, tape: Tape):
         """(h, c, preactivations) of `Gradients` from what every direction recorded."""
-        lengths, T = tape.rows.lengths, tape.T
+        lengths, T = tape.rows.lengths[0], tape.T
 
         def stack(pick):
             return np.stack([by_time(pick(s), lengths, T, d.reverse) for s, d in zip(shown, self._directions)])
 
-        states = [stack(lambda s, i=i: s.dstates[:, :, i]) for i in range(len(self.cell.states))]
-        slots = {slot.name: stack(lambda s, g=g: s.dpreactivations[:, :, g]) for g, slot in enumerate(self.cell.slots)}
+        states = [stack(lambda s, i=i: s.dstates[0, :, :, i]) for i in range(len(self.cell.states))]
+        slots = {slot.name: stack(lambda s, g=g: s.dpreactivations[0, :, :, g]) for g, slot in enumerate(self.cell.slots)}
         return states[0], states[1] if len(states) > 1 else None, slots
 
     # Between the arrays of the caller and those of the layers
@@ -378,20 +403,20 @@ class Recurrent(Network):
         """The (layer, direction) indices of one layer."""
         return range(layer * self.num_directions, (layer + 1) * self.num_directions)
 
-    def _named(self, place: int) -> dict[str, np.ndarray]:
-        """The parameters of one direction by name without suffix."""
-        suffix = self._suffixes[place]
-        return {
-            name: (self.constants if name in self.cell.fixed else self.params)[name + suffix] for name in self._directions[place].shapes()
-        }
+    def _named(self, place: int, params: Params) -> dict[str, At]:
+        """Where the parameters of one direction, learned or fixed, lie, by name without suffix."""
+        return {name: (self.constants if fixed else params).at(full) for name, full, fixed in self._names[place]}
+
+    def _learned(self, place: int, grads: Params) -> dict[str, At]:
+        """Where the gradients of one direction lie, by name without suffix."""
+        return {name: grads.at(full) for name, full, fixed in self._names[place] if not fixed}
 
     def _batch_in(self, x, lengths) -> tuple[np.ndarray, Rows]:
         words = ("B", "T") if self.batch_first else ("T", "B")
         x = _check.array("x", x, (*words, self.input_size), self.dtype, meaning="(time first, unless batch_first=True)")
         if self.batch_first:
             x = np.ascontiguousarray(np.swapaxes(x, 0, 1))
-        lengths = _check.lengths(lengths, *x.shape[:2])
-        return x, Rows(np.argsort(-lengths, kind="stable"), lengths, int(lengths.max(initial=0)))
+        return x, Rows.full(*x.shape[:2]) if lengths is None else Rows.of(_check.lengths(lengths, *x.shape[:2])[None])
 
     def _pull_in(self, pull, T: int, B: int) -> tuple[np.ndarray, np.ndarray]:
         if self.bidirectional or self.reverse:
@@ -402,7 +427,7 @@ class Recurrent(Network):
         alpha = _check.array("pull: alpha", pull[1], (T,), self.dtype)
         if not ((alpha >= 0) & (alpha <= 1)).all():
             raise ValueError(f"pull: alpha from 0 to 1 is required; got {alpha[~((alpha >= 0) & (alpha <= 1))][0]}")
-        return goal, alpha
+        return goal[None], alpha
 
     def _batch_out(self, y: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(np.swapaxes(y, 0, 1)) if self.batch_first else y
@@ -410,7 +435,7 @@ class Recurrent(Network):
     def _dy_in(self, dy, T: int, rows: Rows):
         if dy is None:
             return None
-        B = rows.order.shape[0]
+        B = rows.order.shape[1]
         dy = _check.array("dy", dy, (B, T, self.output_size) if self.batch_first else (T, B, self.output_size), self.dtype)
         return np.ascontiguousarray(np.swapaxes(dy, 0, 1)) if self.batch_first else dy
 
@@ -418,14 +443,14 @@ class Recurrent(Network):
         """The state that enters, one (1, S, B, H) a (layer, direction), and whether it is the learned one."""
         if state is not None or self.initial_state == "zero":
             return self._states_in("state", state, rows), False
-        B = rows.order.shape[0]
+        B = rows.order.shape[1]
         return [
             np.stack([np.tile(self.params[f"initial_{name}{suffix}"], (B, 1)) for name in self.cell.states])[None]
             for suffix in self._suffixes
         ], True
 
     def _states_in(self, name: str, state, rows: Rows) -> list[np.ndarray]:
-        count, S, shape = len(self._directions), len(self.cell.states), (len(self._directions), rows.order.shape[0], self.hidden_size)
+        count, S, shape = len(self._directions), len(self.cell.states), (len(self._directions), rows.order.shape[1], self.hidden_size)
         if state is None:
             return [np.zeros((1, S, *shape[1:]), self.dtype) for _ in range(count)]
         parts = state if isinstance(state, (tuple, list)) else (state,)
@@ -436,7 +461,10 @@ class Recurrent(Network):
 
     def _state_out(self, states: list[np.ndarray]):
         """(layers * directions, B, H): one array, or a tuple where the cell has more than one state."""
-        parts = tuple(np.stack([state[0, i] for state in states]) for i in range(len(self.cell.states)))
+        if len(states) == 1:
+            parts = tuple(states[0][0, :, None])
+        else:
+            parts = tuple(np.stack([state[0, i] for state in states]) for i in range(len(self.cell.states)))
         return parts if len(parts) > 1 else parts[0]
 
     def draw_masks(self, B: int, rng) -> list:
@@ -444,6 +472,12 @@ class Recurrent(Network):
         if rng is None or not self.recurrent_dropout:
             return [None] * len(self._directions)
         return [dropout_mask(rng, (B, self.hidden_size), self.recurrent_dropout, self.dtype) for _ in self._directions]
+
+    def draw_between(self, shape: tuple, rng) -> list:
+        """Dropout masks (*shape, features) on the input of every layer, (T, B) or more in `shape`; None where there is none."""
+        width = self._layers[-1].directions[0].D
+        drops = rng is not None and self.dropout
+        return [dropout_mask(rng, (*shape, width), self.dropout, self.dtype) if drops and k else None for k in range(self.num_layers)]
 
     def final_output(self, state) -> np.ndarray:
         """The top layer's output at the end of its run, both directions merged: (B, output_size), from the state."""
@@ -463,7 +497,7 @@ class Recurrent(Network):
 
     def _segment(self, T: int, rows: Rows, memory) -> int:
         """How many steps' tape to hold at a time so that it fits `memory` bytes: all, or the most that leave room for the states."""
-        steps, B = max(rows.steps, 1), rows.order.shape[0]
+        steps, B = max(rows.steps, 1), rows.order.shape[1]
         if memory is None:
             return steps
         memory = _check.integer("memory", memory, minimum=1)
@@ -482,22 +516,6 @@ class Recurrent(Network):
         if best is None:
             raise ValueError(f"memory: at least {needed} bytes are required for {steps} steps of {B} sequences; got {memory}")
         return best
-
-
-class _Suffixed:
-    """The gradients of one direction by name without suffix."""
-
-    def __init__(self, grads: Params, suffix: str):
-        self.grads, self.suffix = grads, suffix
-
-    def __contains__(self, name: str) -> bool:
-        return name + self.suffix in self.grads
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return self.grads[name + self.suffix]
-
-    def __setitem__(self, name: str, value) -> None:
-        self.grads[name + self.suffix] = value
 
 
 def dropout_mask(rng: np.random.Generator, shape, rate: float, dtype) -> np.ndarray:

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from .. import _check
-from .._params import Params
+from .. import _check, _memory
+from .._params import At, Params
 from ..cells2d import Cell2D, build
 from ..initializers import Initializer, Uniform
 from ..kernels.cpu.grid import Flow, Images
@@ -180,12 +180,12 @@ class Recurrent2D:
         images = self._images(x, sizes)
         x, (R, C, B, _), H, cell = images.x, images.x.shape, self.hidden_size, self.cell
         S, K, G, dtype = len(cell.states), len(cell.saved), len(cell.slots), self.dtype
-        shared = np.zeros((R, C, B, self.output_size), dtype) if self._concat else None
+        shared = _memory.zeros((R, C, B, self.output_size), dtype) if self._concat else None
         kept, states = [], []
         for n, (corner, suffix) in enumerate(zip(self._corners, self._suffixes)):
-            y = shared if self._concat else np.zeros((R, C, B, H), dtype)
+            y = shared if self._concat else _memory.zeros((R, C, B, H), dtype)
             others, saved, slots = (
-                np.zeros((R * wanted, C, B, count, H), dtype) for wanted, count in ((record, S - 1), (record, K), (details, G))
+                _memory.zeros((R * wanted, C, B, count, H), dtype) for wanted, count in ((record, S - 1), (record, K), (details, G))
             )
             kept.append(Kept(y, n * H * self._concat, others, saved, slots))
             states.append(np.zeros((B, R, S, H), dtype))
@@ -217,7 +217,7 @@ class Recurrent2D:
         dstates, last = self._states_in(dstate, B), images.sizes[:, 0] - 1
         dx, sums, shown = [], [], []
         for corner, suffix, kept, ending in zip(self._corners, self._suffixes, tape.kept, dstates):
-            dx.append(np.zeros(images.x.shape, dtype))
+            dx.append(_memory.zeros(images.x.shape, dtype))
             sums.append(corner.sums(corner.grid(R, C, B, dtype).slices, dtype))
             shown.append(Shown(*(np.zeros((R * bool(details), C, B, count, H), dtype) for count in (S, G))))
             running = np.zeros((B, R, S, H), dtype)
@@ -250,9 +250,9 @@ class Recurrent2D:
 
     # Between the arrays of the caller and those of the corners
 
-    def _named(self, params: Params, suffix: str) -> dict[str, np.ndarray]:
-        """The arrays of one corner by name without suffix."""
-        return {name: params[name + suffix] for name in self._corners[0].shapes()}
+    def _named(self, params: Params, suffix: str) -> dict[str, At]:
+        """Where the arrays of one corner lie, by name without suffix."""
+        return {name: params.at(name + suffix) for name in self._corners[0].shapes()}
 
     def _images(self, x, sizes) -> Images:
         x = _check.array("x", x, ("R", "C", "B", self.input_size), self.dtype, meaning="(rows, columns, images, channels)")

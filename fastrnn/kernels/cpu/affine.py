@@ -24,6 +24,7 @@ class AffineScratch(NamedTuple):
 
 
 @parallel
+@kernel
 def affine(who, item, size, x, weight, bias, y, scratch):
     """y = x W^T + b for `size` rows. x (N, D), weight packed (D * Op,), bias (Op,), y (N, O)."""
     D, O, Op = x.shape[1], y.shape[1], bias.shape[0]
@@ -38,6 +39,7 @@ def affine(who, item, size, x, weight, bias, y, scratch):
 
 
 @parallel
+@kernel
 def affine_backward(who, item, size, x, weight, dy, dx, dweight, dbias, scratch):
     """dx = dy W; dweight (items, D * Op) += x^T dy, dbias (items, Op) += dy, for `size` rows. weight packed (O * Dp,)."""
     D, O, Op, Dp = x.shape[1], dy.shape[1], dbias.shape[1], weight.shape[0] // dy.shape[1]

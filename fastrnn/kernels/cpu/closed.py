@@ -16,6 +16,7 @@ import numpy as np
 
 from ..._jit import kernel, loop
 from ..._math import exp
+from ..._team import parallel
 from .loop import Batch, Flow, Scratch, Span, Sums, Trace, Weights, make_backward, make_forward
 from .rows import copy_row
 
@@ -204,20 +205,20 @@ def make_closed_forward(cells):
     """The closed loop of a chain of `cells`, forward: fills the traces, and in `feedback` what went in."""
     climb = _climb([make_forward(cell) for cell in cells])
 
+    @parallel
     @kernel
-    def closed_forward(first_item, last_item, begin, end, rows, links, feedback):
-        """Items [first, last), steps [begin, end). The input of step 0 is given."""
-        order, lengths = links[0].batch.order, links[0].batch.lengths
+    def closed_forward(who, item, begin, end, rows, links, feedback):
+        """Slice `item`, steps [begin, end). The input of step 0 is given."""
+        order, lengths = links[0].batch.order[0], links[0].batch.lengths[0]
         B = order.shape[0]
-        for item in range(first_item, last_item):
-            first = item * rows
-            for t in range(begin, end):
-                if t > 0:
-                    for r in range(min(rows, B - first)):
-                        b = order[first + r]
-                        if t < lengths[b] and feedback.own[t, b]:
-                            put_output(feedback, t - 1, t, b)
-                climb(item, t, rows, links)
+        first = item * rows
+        for t in range(begin, end):
+            if t > 0:
+                for r in range(min(rows, B - first)):
+                    b = order[first + r]
+                    if t < lengths[b] and feedback.own[t, b]:
+                        put_output(feedback, t - 1, t, b)
+            climb(who, item, t, rows, links)
 
     return closed_forward
 
@@ -227,40 +228,40 @@ def make_generate(cells):
     """The closed loop of a chain of `cells` on its own: the arrays of every link hold one step, the outputs are copied out."""
     climb = _climb([make_forward(cell) for cell in cells])
 
+    @parallel
     @kernel
-    def generate(first_item, last_item, begin, end, rows, links, feedback, outputs, inputs, stop, ends):
-        """Items [first, last), steps [begin, end) of outputs (steps, B, O) and tokens (steps, B).
+    def generate(who, item, begin, end, rows, links, feedback, outputs, inputs, stop, ends):
+        """Slice `item`, steps [begin, end) of outputs (steps, B, O) and tokens (steps, B).
 
         feedback.x (1, B, D) is the input of step `begin`, then the one after `end`; inputs (steps - 1, B, D - O) are its other columns
         at every step after the first. A sequence that drew the symbol `stop` (-1: none) at step s has ends[b] = s + 1, and its outputs
         and symbols after it are not written.
         """
-        order = links[0].batch.order
+        order = links[0].batch.order[0]
         B = order.shape[0]
-        for item in range(first_item, last_item):
-            first, count = item * rows, min(rows, B - item * rows)
-            for s in range(begin, end):
-                climb(item, 0, rows, links)
-                running = False
-                for r in range(count):
-                    b = order[first + r]
-                    if ends[b] <= s:
-                        continue
-                    output = feedback.output[0, b]
-                    for k in range(output.shape[0]):
-                        outputs[s, b, k] = output[k]
-                    if feedback.kind == SYMBOL:
-                        token = draw(feedback, output, s, b)
-                        put_symbol(feedback, token, 0, b)
-                        if token == stop:
-                            ends[b] = s + 1
-                    else:
-                        put_output(feedback, 0, 0, b)
-                    if s < inputs.shape[0]:
-                        copy_row(inputs[s, b], feedback.x[0, b, : inputs.shape[2]])
-                    running = running or ends[b] > s + 1
-                if not running:
-                    break
+        first, count = item * rows, min(rows, B - item * rows)
+        for s in range(begin, end):
+            climb(who, item, 0, rows, links)
+            running = False
+            for r in range(count):
+                b = order[first + r]
+                if ends[b] <= s:
+                    continue
+                output = feedback.output[0, b]
+                for k in range(output.shape[0]):
+                    outputs[s, b, k] = output[k]
+                if feedback.kind == SYMBOL:
+                    token = draw(feedback, output, s, b)
+                    put_symbol(feedback, token, 0, b)
+                    if token == stop:
+                        ends[b] = s + 1
+                else:
+                    put_output(feedback, 0, 0, b)
+                if s < inputs.shape[0]:
+                    copy_row(inputs[s, b], feedback.x[0, b, : inputs.shape[2]])
+                running = running or ends[b] > s + 1
+            if not running:
+                break
 
     return generate
 
@@ -303,30 +304,30 @@ def make_beam_search(cells):
     """Beam search of a chain of `cells`: an item is a sequence, its rows are the beams."""
     climb, follow = _climb([make_forward(cell) for cell in cells]), _follow(len(cells))
 
+    @parallel
     @kernel
-    def beam_search(first_item, last_item, begin, end, width, links, spare, feedback, stop, scores, best, parents, symbols):
-        """Sequences [first, last), steps [begin, end): scores (B, W), falling; parents, symbols (steps, B, W), -1 where there is nothing.
+    def beam_search(who, item, begin, end, width, links, spare, feedback, stop, scores, best, parents, symbols):
+        """Sequence `item`, steps [begin, end): scores (B, W), falling; parents, symbols (steps, B, W), -1 where there is nothing.
 
         feedback.x (1, B W, D) is the input of step `begin`; feedback.tokens (1, B W) each beam's last symbol, -1 where it has ended.
         best (B, W), and spare, one array (1, S, B W, H) a link, are working memory.
         """
-        for b in range(first_item, last_item):
-            first = b * width
-            for s in range(begin, end):
-                running = False
-                for w in range(width):
-                    running = running or (scores[b, w] > -np.inf and feedback.tokens[0, first + w] >= 0)
-                if not running:
-                    break
-                climb(b, 0, width, links)
-                found = extend(feedback, first, width, scores[b], best[b], parents[s, b], symbols[s, b])
-                follow(links, spare, first, width, found, parents[s, b])
-                for w in range(width):
-                    scores[b, w] = best[b, w] if w < found else -np.inf
-                    token = symbols[s, b, w] if w < found else -1
-                    feedback.tokens[0, first + w] = -1 if token == stop else token
-                    if token >= 0:
-                        put_symbol(feedback, token, 0, first + w)
+        first = item * width
+        for s in range(begin, end):
+            running = False
+            for w in range(width):
+                running = running or (scores[item, w] > -np.inf and feedback.tokens[0, first + w] >= 0)
+            if not running:
+                break
+            climb(who, item, 0, width, links)
+            found = extend(feedback, first, width, scores[item], best[item], parents[s, item], symbols[s, item])
+            follow(links, spare, first, width, found, parents[s, item])
+            for w in range(width):
+                scores[item, w] = best[item, w] if w < found else -np.inf
+                token = symbols[s, item, w] if w < found else -1
+                feedback.tokens[0, first + w] = -1 if token == stop else token
+                if token >= 0:
+                    put_symbol(feedback, token, 0, first + w)
 
     return beam_search
 
@@ -362,21 +363,21 @@ def _climb(forwards):
     if not rest:
 
         @loop
-        def top(item, t, rows, links):
+        def top(who, item, t, rows, links):
             link = links[0]
             span = Span(t, t + 1, 0, link.block, rows, 0, 0)
-            forward(item, item + 1, span, link.batch, link.weights, link.trace, link.state, link.scratch)
+            forward(who, item, span, link.batch, link.weights, link.trace, link.state, link.scratch)
 
         return top
 
     above = _climb(rest)
 
     @loop
-    def step(item, t, rows, links):
+    def step(who, item, t, rows, links):
         link = links[0]
         span = Span(t, t + 1, 0, link.block, rows, 0, 0)
-        forward(item, item + 1, span, link.batch, link.weights, link.trace, link.state, link.scratch)
-        above(item, t, rows, links[1:])
+        forward(who, item, span, link.batch, link.weights, link.trace, link.state, link.scratch)
+        above(who, item, t, rows, links[1:])
 
     return step
 
@@ -413,23 +414,23 @@ def make_closed_backward(cells):
     """The closed loop of a chain of `cells`, backward: adds to the sums of every link, fills their flows; dL/doutput is completed."""
     descend = _descend([make_backward(cell) for cell in cells])
 
+    @parallel
     @kernel
-    def closed_backward(first_item, last_item, begin, end, rows, links, feedback, doutput, dtable):
-        """Items [first, last), steps end - 1 down to begin. doutput (T, B, O): what the loss sends, then also what was fed back.
+    def closed_backward(who, item, begin, end, rows, links, feedback, doutput, dtable):
+        """Slice `item`, steps end - 1 down to begin. doutput (T, B, O): what the loss sends, then also what was fed back.
 
         dtable (slices, V, D) += by means of its rows.
         """
-        order, lengths, dx = links[0].batch.order, links[0].batch.lengths, links[0].flow.dx[0]
+        order, lengths, dx = links[0].batch.order[0], links[0].batch.lengths[0], links[0].flow.dx[0]
         B = order.shape[0]
-        for item in range(first_item, last_item):
-            first = item * rows
-            for t in range(end - 1, begin - 1, -1):
-                descend(item, t, rows, links)
-                if t > 0:
-                    for r in range(min(rows, B - first)):
-                        b = order[first + r]
-                        if t < lengths[b] and feedback.own[t, b]:
-                            pass_back(feedback, dx[t, b], doutput[t - 1, b], dtable[item], t, b)
+        first = item * rows
+        for t in range(end - 1, begin - 1, -1):
+            descend(who, item, t, rows, links)
+            if t > 0:
+                for r in range(min(rows, B - first)):
+                    b = order[first + r]
+                    if t < lengths[b] and feedback.own[t, b]:
+                        pass_back(feedback, dx[t, b], doutput[t - 1, b], dtable[item], t, b)
 
     return closed_backward
 
@@ -442,20 +443,20 @@ def _descend(backwards):
     if above is None:
 
         @loop
-        def top(item, t, rows, links):
+        def top(who, item, t, rows, links):
             link = links[0]
             span = Span(t, t + 1, 0, link.block, rows, 0, 0)
-            backward(item, item + 1, span, link.batch, link.weights, link.trace, link.start, link.sums, link.flow, link.dstate, link.limit,
+            backward(who, item, span, link.batch, link.weights, link.trace, link.start, link.sums, link.flow, link.dstate, link.limit,
                      link.scratch)  # fmt: skip
 
         return top
 
     @loop
-    def step(item, t, rows, links):
-        above(item, t, rows, links[1:])
+    def step(who, item, t, rows, links):
+        above(who, item, t, rows, links[1:])
         link = links[0]
         span = Span(t, t + 1, 0, link.block, rows, 0, 0)
-        backward(item, item + 1, span, link.batch, link.weights, link.trace, link.start, link.sums, link.flow, link.dstate, link.limit,
+        backward(who, item, span, link.batch, link.weights, link.trace, link.start, link.sums, link.flow, link.dstate, link.limit,
                  link.scratch)  # fmt: skip
 
     return step

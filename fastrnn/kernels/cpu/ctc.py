@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..._jit import loop
+from ..._jit import kernel, loop
 from ..._math import exp
 from ..._team import parallel
 from .extended import ABSENT, ZERO, exp_parts, parts, power
@@ -46,6 +46,7 @@ def scratch(threads: int, T: int, S: int, O: int) -> Scratch:
 
 
 @parallel
+@kernel
 def ctc(who, item, first, logits, labellings, blank, scale, losses, gradient, scratch):
     """Sequence b = first + item: losses[b] = -log p(labelling b), in nats, and gradient[:, b] = scale[b] times its gradient.
 

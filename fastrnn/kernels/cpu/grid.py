@@ -19,8 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..._jit import full_vectors, loop
-from ..._team import parallel
+from ..._jit import full_vectors, kernel, loop
 from .._take import PUT, TAKE
 from .loop import layout
 from .product import product, product_transposed
@@ -203,7 +202,7 @@ def make_forward(cell):
             for g in range(G):
                 copy_row(a[g], preactivations[row, column, b, g])
 
-    @parallel
+    @kernel
     def forward(who, item, span, images, weights, trace, state, scratch):
         """Slice `item`."""
         span_begin, span_end, block, rows, bottom, right, first_unit = span
@@ -329,7 +328,7 @@ def make_backward(cell):
                 for g in range(G):
                     copy_row(z[k, g], dpreactivations[row, column, b, g])
 
-    @parallel
+    @kernel
     def backward(who, item, span, images, weights, trace, sums, flow, dstate, scratch):
         """Slice `item`."""
         span_begin, span_end, block, rows, bottom, right, first_unit = span

@@ -25,7 +25,7 @@ from .rows import add_row, clear_row, copy_row, scale_row
 
 
 class Batch(NamedTuple):
-    """What the loop runs over: x (E or 1, T, B, D), order (B,) rows longest first, lengths (B,), mask (E or 1, B or 0, H).
+    """What the loop runs over: x (E or 1, T, B, D), order (E or 1, B) rows longest first, lengths (E or 1, B), mask (E or 1, B or 0, H).
 
     goal (E or 1, T or 0, B, H) and alpha (T or 0,): after step t, h goes on as (1 - alpha) h + alpha goal [Hess et al. 2023].
     """
@@ -81,7 +81,7 @@ class Sums(NamedTuple):
 
 
 class Flow(NamedTuple):
-    """Activation gradients: dy (E, T or 0, B, >=H) read; dx (E, T, B, D) written; dstates, dpreactivations by step, or 0 steps."""
+    """Activation gradients: dy (E, T or 0, B, >=H) read; dx (E, T or 0, B, D) written; dstates, dpreactivations by step, or 0 steps."""
 
     dy: np.ndarray
     dx: np.ndarray
@@ -90,7 +90,10 @@ class Flow(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """Working memory of one task; n rows of a block, R rows of a slice, Z slots' room in a row of pre-activations."""
+    """Working memory of one thread; n rows of a block, R rows of a slice, Z slots' room in a row of pre-activations.
+
+    Kernels are given that of all threads, with an axis before the others.
+    """
 
     x: np.ndarray  # (n, D)
     z: np.ndarray  # (n + 1, Z, H) pre-activations, or their gradients; the last row is only ever read
@@ -104,6 +107,15 @@ class Scratch(NamedTuple):
     unit: np.ndarray  # (P, H)
     panel: np.ndarray  # one panel of a block's pre-activation gradients; a block's sum of the biases' gradient
     counts: np.ndarray  # (block,) active rows of each step
+
+
+@loop
+def of_thread(scratch, who):
+    """The working memory of one thread."""
+    x, z, s, s_new, operand, held, u, dx, row, unit, panel, counts = scratch
+    return Scratch(
+        x[who], z[who], s[who], s_new[who], operand[who], held[who], u[who], dx[who], row[who], unit[who], panel[who], counts[who]
+    )
 
 
 class Layout(NamedTuple):
@@ -191,7 +203,7 @@ def scatter_inputs(dxs, order, lengths, first, count, reverse, begin, end, dx):
 
 @cache
 def make_forward(cell):
-    """The forward kernel of `cell`: fills `trace` and advances `state` (E, S, B, H) over `span`."""
+    """The forward kernel of `cell` for one work item: fills `trace` and advances `state` (E, S, B, H) over `span`."""
     step, modulate = cell.step, cell.modulate
     G, S = len(cell.slots), len(cell.states)
     take_gates, take_states, take_unit = TAKE[G], TAKE[S], TAKE[len(cell.parameters)]
@@ -242,65 +254,65 @@ def make_forward(cell):
                 copy_row(a[g], preactivations[tape, b, g])
 
     @kernel
-    def forward(first_item, last_item, span, batch, weights, trace, state, scratch):
-        """Items [first, last) of members * slices. state (E, S, B, H): at span.begin on entry, at span.end on return."""
+    def forward(who, item, span, batch, weights, trace, state, scratch):
+        """Item = member * slices + slice. state (E, S, B, H): at span.begin on entry, at span.end on return."""
         # unpacked once: every attribute of a tuple of arrays costs the compiler a copy of all of them
         span_begin, span_end, offset, block, rows, reverse, column = span
-        x, order, lengths, mask, goal, alpha = batch
+        x, orders, lengths_of, mask, goal, alpha = batch
         w_input, w_recurrent, w_modulated, bias, unit = weights
-        xs, z, s, s_new, operand, _, _, _, row, _, _, _ = scratch
+        xs, z, s, s_new, operand, _, _, _, row, _, _, _ = of_thread(scratch, who)
         y, others, saved, preactivations = trace
-        B, H, D, Hp, width = order.shape[0], s.shape[2], x.shape[3], operand.shape[1], z.shape[1] * z.shape[2]
+        B, H, D, Hp, width = orders.shape[1], s.shape[2], x.shape[3], operand.shape[1], z.shape[1] * z.shape[2]
         xs_flat, z_flat, operand_flat = xs.reshape(-1), z.reshape(-1), operand.reshape(-1)
         slices = (B + rows - 1) // rows
-        for item in range(first_item, last_item):
-            member, first = item // slices, (item % slices) * rows
-            count, mask_e, unit_e = min(rows, B - first), mask[member % mask.shape[0]], unit[member]
-            x_e, y_e, others_e, saved_e = x[member % x.shape[0]], y[member], others[member], saved[member]
-            preactivations_e, goal_e = preactivations[member], goal[member % goal.shape[0]]
-            for r in range(count):
-                for i in range(S):
-                    copy_row(state[member, i, order[first + r]], s[r, i])
-            begin = span_begin
-            while begin < span_end:
-                end = min(span_end, (begin // block + 1) * block)
-                total = gather_inputs(x_e, order, lengths, first, count, reverse, begin, end, xs)
-                for k in range(total):
-                    copy_row(bias[member], z_flat[k * width : (k + 1) * width])
-                product(xs_flat, 0, D, 1, w_input[member], 0, z_flat, in0 * H, width, (total, w_input.shape[1] // D, D))
-                k, active = 0, count
-                for step_number in range(begin, end):
-                    active = active_rows(order, lengths, first, active, step_number)
-                    if recurrent:
-                        prepare(s, order, first, active, mask_e, operand)
-                        product(operand_flat, 0, Hp, 1, w_recurrent[member], 0, z_flat, k * width + rec0 * H, width,
-                                (active, w_recurrent.shape[1] // H, H))  # fmt: skip
-                    if modulated:
-                        prepare_modulated(z, s, unit_e, order, first, active, k, mask_e, operand)
-                        product(operand_flat, 0, Hp, 1, w_modulated[member], 0, z_flat, k * width + mod0 * H, width,
-                                (active, w_modulated.shape[1] // H, H))  # fmt: skip
-                    tape = step_number - offset
-                    for r in range(active):
-                        b = order[first + r]
-                        t = lengths[b] - 1 - step_number if reverse else step_number
-                        units(z[k + r], s[r], unit_e, s_new[r], saved_e[tape, b] if saved_e.shape[0] > 0 else row[0])
-                        keep(z[k + r], s_new[r], s[r], y_e[t, b, column : column + H], others_e, preactivations_e, tape, t, b)
-                        pull_row(goal_e, alpha, t, b, s[r, 0])
-                    k += active
-                begin = end
-            for r in range(count):
-                b = order[first + r]
-                for i in range(S):
-                    copy_row(s[r, i], state[member, i, b])
-                for t in range(max(span_begin, lengths[b]), span_end):  # beyond the end, in both directions
-                    clear_row(y_e[t, b, column : column + H])
+        member, first = item // slices, (item % slices) * rows
+        order, lengths = orders[member % orders.shape[0]], lengths_of[member % lengths_of.shape[0]]
+        count, mask_e, unit_e = min(rows, B - first), mask[member % mask.shape[0]], unit[member]
+        x_e, y_e, others_e, saved_e = x[member % x.shape[0]], y[member], others[member], saved[member]
+        preactivations_e, goal_e = preactivations[member], goal[member % goal.shape[0]]
+        for r in range(count):
+            for i in range(S):
+                copy_row(state[member, i, order[first + r]], s[r, i])
+        begin = span_begin
+        while begin < span_end:
+            end = min(span_end, (begin // block + 1) * block)
+            total = gather_inputs(x_e, order, lengths, first, count, reverse, begin, end, xs)
+            for k in range(total):
+                copy_row(bias[member], z_flat[k * width : (k + 1) * width])
+            product(xs_flat, 0, D, 1, w_input[member], 0, z_flat, in0 * H, width, (total, w_input.shape[1] // D, D))
+            k, active = 0, count
+            for step_number in range(begin, end):
+                active = active_rows(order, lengths, first, active, step_number)
+                if recurrent:
+                    prepare(s, order, first, active, mask_e, operand)
+                    product(operand_flat, 0, Hp, 1, w_recurrent[member], 0, z_flat, k * width + rec0 * H, width,
+                            (active, w_recurrent.shape[1] // H, H))  # fmt: skip
+                if modulated:
+                    prepare_modulated(z, s, unit_e, order, first, active, k, mask_e, operand)
+                    product(operand_flat, 0, Hp, 1, w_modulated[member], 0, z_flat, k * width + mod0 * H, width,
+                            (active, w_modulated.shape[1] // H, H))  # fmt: skip
+                tape = step_number - offset
+                for r in range(active):
+                    b = order[first + r]
+                    t = lengths[b] - 1 - step_number if reverse else step_number
+                    units(z[k + r], s[r], unit_e, s_new[r], saved_e[tape, b] if saved_e.shape[0] > 0 else row[0])
+                    keep(z[k + r], s_new[r], s[r], y_e[t, b, column : column + H], others_e, preactivations_e, tape, t, b)
+                    pull_row(goal_e, alpha, t, b, s[r, 0])
+                k += active
+            begin = end
+        for r in range(count):
+            b = order[first + r]
+            for i in range(S):
+                copy_row(s[r, i], state[member, i, b])
+            for t in range(max(span_begin, lengths[b]), span_end):  # beyond the end, in both directions
+                clear_row(y_e[t, b, column : column + H])
 
     return forward
 
 
 @cache
 def make_backward(cell):
-    """The backward kernel of `cell`: adds to `sums`, fills `flow`, takes `dstate` (E, S, B, H) from span.end to span.begin."""
+    """The backward kernel of `cell` for one work item: adds to `sums`, fills `flow`, takes `dstate` from span.end to span.begin."""
     step_backward, modulate_backward = cell.step_backward, cell.modulate_backward
     G, S, P = len(cell.slots), len(cell.states), len(cell.parameters)
     take_states, take_saved, take_unit = TAKE[S], TAKE[len(cell.saved)], TAKE[P]
@@ -393,80 +405,80 @@ def make_backward(cell):
             add_row(dunit[i], unit_sum[i])
 
     @kernel
-    def backward(first_item, last_item, span, batch, weights, trace, start, sums, flow, dstate, limit, scratch):
-        """Items [first, last). start (E, S, B, H): the state at span.offset; dstate: dL/dstate at span.end, then at span.begin."""
+    def backward(who, item, span, batch, weights, trace, start, sums, flow, dstate, limit, scratch):
+        """start (E, S, B, H): the state at span.offset; dstate (E, S, B, H): dL/dstate at span.end, then at span.begin."""
         span_begin, span_end, offset, block, rows, reverse, column = span
-        x, order, lengths, mask, goal, alpha = batch
+        x, orders, lengths_of, mask, goal, alpha = batch
         w_input, w_recurrent, w_modulated, _, unit = weights
-        xs, z, ds, ds_old, operand, held, u, dxs, row, dunit, panel, counts = scratch
+        xs, z, ds, ds_old, operand, held, u, dxs, row, dunit, panel, counts = of_thread(scratch, who)
         y, others, saved, _ = trace
         dy, dx, dstates, dpreactivations = flow
-        B, H, D, Hp, Dp, width = order.shape[0], ds.shape[2], x.shape[3], operand.shape[1], dxs.shape[1], z.shape[1] * z.shape[2]
+        B, H, D, Hp, Dp, width = orders.shape[1], ds.shape[2], x.shape[3], operand.shape[1], dxs.shape[1], z.shape[1] * z.shape[2]
         xs_flat, z_flat, operand_flat, held_flat, u_flat, dxs_flat = (
             xs.reshape(-1), z.reshape(-1), operand.reshape(-1), held.reshape(-1), u.reshape(-1), dxs.reshape(-1)
         )  # fmt: skip
         slices = (B + rows - 1) // rows
-        for item in range(first_item, last_item):
-            member, first = item // slices, (item % slices) * rows
-            count, mask_e, unit_e, start_e = min(rows, B - first), mask[member % mask.shape[0]], unit[member], start[member]
-            x_e, y_e, others_e, saved_e = x[member % x.shape[0]], y[member], others[member], saved[member]
-            dy_e, dx_e, dstates_e, dpreactivations_e = dy[member], dx[member], dstates[member], dpreactivations[member]
-            goal_e = goal[member % goal.shape[0]]
-            for r in range(count):
-                for i in range(S):
-                    copy_row(dstate[member, i, order[first + r]], ds[r, i])
-            end = span_end
-            while end > span_begin:
-                begin = max(span_begin, (end - 1) // block * block)
-                total, active = gather_inputs(x_e, order, lengths, first, count, reverse, begin, end, xs), count
-                for step_number in range(begin, end):
-                    active = active_rows(order, lengths, first, active, step_number)
-                    counts[step_number - begin] = active
-                for i in range(P):
-                    clear_row(dunit[i])
-                k = total
-                for step_number in range(end - 1, begin - 1, -1):
-                    active, tape = counts[step_number - begin], step_number - offset
-                    k -= active
+        member, first = item // slices, (item % slices) * rows
+        order, lengths = orders[member % orders.shape[0]], lengths_of[member % lengths_of.shape[0]]
+        count, mask_e, unit_e, start_e = min(rows, B - first), mask[member % mask.shape[0]], unit[member], start[member]
+        x_e, y_e, others_e, saved_e = x[member % x.shape[0]], y[member], others[member], saved[member]
+        dy_e, dx_e, dstates_e, dpreactivations_e = dy[member], dx[member], dstates[member], dpreactivations[member]
+        goal_e = goal[member % goal.shape[0]]
+        for r in range(count):
+            for i in range(S):
+                copy_row(dstate[member, i, order[first + r]], ds[r, i])
+        end = span_end
+        while end > span_begin:
+            begin = max(span_begin, (end - 1) // block * block)
+            total, active = gather_inputs(x_e, order, lengths, first, count, reverse, begin, end, xs), count
+            for step_number in range(begin, end):
+                active = active_rows(order, lengths, first, active, step_number)
+                counts[step_number - begin] = active
+            for i in range(P):
+                clear_row(dunit[i])
+            k = total
+            for step_number in range(end - 1, begin - 1, -1):
+                active, tape = counts[step_number - begin], step_number - offset
+                k -= active
+                for r in range(active):
+                    b = order[first + r]
+                    t = lengths[b] - 1 - step_number if reverse else step_number
+                    receive(dy_e, dstates_e, alpha, column, tape, t, b, ds[r])
+                    load_states(y_e, others_e, start_e, goal_e, alpha, column, offset, reverse, step_number, t, b, row[0], row[1])
+                    units(saved_e[tape, b], row[0], row[1], unit_e, ds[r], z[k + r], ds_old[r], row[2])
+                    for i in range(P):
+                        add_row(row[2, i], dunit[i])
+                    copy_row(row[0, 0], held[k + r])
+                if modulated:
+                    clear_row(operand_flat[: active * Hp])
+                    product(z_flat, k * width + mod0 * H, width, 1, w_modulated[member], 0, operand_flat, 0, Hp,
+                            (active, Hp, (mod1 - mod0) * H))  # fmt: skip
                     for r in range(active):
                         b = order[first + r]
-                        t = lengths[b] - 1 - step_number if reverse else step_number
-                        receive(dy_e, dstates_e, alpha, column, tape, t, b, ds[r])
-                        load_states(y_e, others_e, start_e, goal_e, alpha, column, offset, reverse, step_number, t, b, row[0], row[1])
-                        units(saved_e[tape, b], row[0], row[1], unit_e, ds[r], z[k + r], ds_old[r], row[2])
-                        for i in range(P):
-                            add_row(row[2, i], dunit[i])
-                        copy_row(row[0, 0], held[k + r])
-                    if modulated:
-                        clear_row(operand_flat[: active * Hp])
-                        product(z_flat, k * width + mod0 * H, width, 1, w_modulated[member], 0, operand_flat, 0, Hp,
-                                (active, Hp, (mod1 - mod0) * H))  # fmt: skip
-                        for r in range(active):
-                            b = order[first + r]
-                            if mask_e.shape[0] > 0:
-                                scale_row(mask_e[b], operand[r, :H])
-                            modulate_units(saved_e[tape, b], held[k + r], unit_e, operand[r], u[k + r], z[k + r], ds_old[r])
-                            if mask_e.shape[0] > 0:
-                                scale_row(mask_e[b], u[k + r])
-                    finish(z, held, order, first, active, k, mask_e, limit, sums.cut[item])
-                    if recurrent:
-                        clear_row(operand_flat[: active * Hp])
-                        product(z_flat, k * width + rec0 * H, width, 1, w_recurrent[member], 0, operand_flat, 0, Hp,
-                                (active, Hp, (rec1 - rec0) * H))  # fmt: skip
-                    pass_on(operand, ds_old, ds, z, dpreactivations_e, order, first, active, k, mask_e, tape)
-                product_transposed(xs_flat, D, z_flat, in0 * H, width, sums.input[item], total, panel)
+                        if mask_e.shape[0] > 0:
+                            scale_row(mask_e[b], operand[r, :H])
+                        modulate_units(saved_e[tape, b], held[k + r], unit_e, operand[r], u[k + r], z[k + r], ds_old[r])
+                        if mask_e.shape[0] > 0:
+                            scale_row(mask_e[b], u[k + r])
+                finish(z, held, order, first, active, k, mask_e, limit, sums.cut[item])
                 if recurrent:
-                    product_transposed(held_flat, H, z_flat, rec0 * H, width, sums.recurrent[item], total, panel)
-                if modulated:
-                    product_transposed(u_flat, H, z_flat, mod0 * H, width, sums.modulated[item], total, panel)
-                add_vectors(z_flat, total, width, panel, dunit, sums.bias[item], sums.unit[item])
-                if dx_e.shape[0] > 0:
-                    clear_row(dxs_flat[: total * Dp])
-                    product(z_flat, in0 * H, width, 1, w_input[member], 0, dxs_flat, 0, Dp, (total, Dp, (in1 - in0) * H))
-                    scatter_inputs(dxs, order, lengths, first, count, reverse, begin, end, dx_e)
-                end = begin
-            for r in range(count):
-                for i in range(S):
-                    copy_row(ds[r, i], dstate[member, i, order[first + r]])
+                    clear_row(operand_flat[: active * Hp])
+                    product(z_flat, k * width + rec0 * H, width, 1, w_recurrent[member], 0, operand_flat, 0, Hp,
+                            (active, Hp, (rec1 - rec0) * H))  # fmt: skip
+                pass_on(operand, ds_old, ds, z, dpreactivations_e, order, first, active, k, mask_e, tape)
+            product_transposed(xs_flat, D, z_flat, in0 * H, width, sums.input[item], total, panel)
+            if recurrent:
+                product_transposed(held_flat, H, z_flat, rec0 * H, width, sums.recurrent[item], total, panel)
+            if modulated:
+                product_transposed(u_flat, H, z_flat, mod0 * H, width, sums.modulated[item], total, panel)
+            add_vectors(z_flat, total, width, panel, dunit, sums.bias[item], sums.unit[item])
+            if dx_e.shape[0] > 0:
+                clear_row(dxs_flat[: total * Dp])
+                product(z_flat, in0 * H, width, 1, w_input[member], 0, dxs_flat, 0, Dp, (total, Dp, (in1 - in0) * H))
+                scatter_inputs(dxs, order, lengths, first, count, reverse, begin, end, dx_e)
+            end = begin
+        for r in range(count):
+            for i in range(S):
+                copy_row(ds[r, i], dstate[member, i, order[first + r]])
 
     return backward

@@ -29,19 +29,6 @@ def padded(n: int, dtype) -> int:
     return -(-n // lanes(dtype)) * lanes(dtype)
 
 
-def aligned(size: int, dtype) -> np.ndarray:
-    """An empty vector that begins where a vector register's worth of memory does: no load of a packed panel crosses two cache lines."""
-    spare = np.empty(size + lanes(dtype), dtype)
-    first = -spare.ctypes.data % VECTOR_BYTES // spare.itemsize
-    return spare[first : first + size]
-
-
-def aligned_rows(count: int, size: int, dtype) -> np.ndarray:
-    """So many of them, (count, size or more)."""
-    size = padded(size, dtype)
-    return aligned(count * size, dtype).reshape(count, size)
-
-
 def _make_tile(rows: int, vectors: int):
     """C[rows, vectors * lanes] += A[rows, K] B[K, vectors * lanes], operands given as flat arrays, offsets and strides.
 
