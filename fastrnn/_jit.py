@@ -96,7 +96,7 @@ def kernel(function):
     if JIT_DISABLED:
         return function
     # _nrt=False: a kernel allocates nothing, so its arrays need no reference counts (a third less code to compile)
-    dispatcher = njit(nogil=True, error_model="numpy", _nrt=False)(function)
+    dispatcher = njit(nogil=True, error_model="numpy", _nrt=False, no_cfunc_wrapper=True)(function)
     resolve = dispatcher.get_call_template
     # a call with a constant from another kernel would otherwise compile a variant of its own for Literal[int]
     dispatcher.get_call_template = lambda args, kws: resolve(tuple(map(types.unliteral, args)), kws)

@@ -14,13 +14,12 @@ from functools import cache
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.core.callconv import excinfo_ptr_t
 from numba.extending import intrinsic
 
 from ._jit import JIT_DISABLED, X86, kernel, loop
 
 LINE = 8  # words of a cache line
-TURN, INSIDE, BUSY, RETIRED, THREADS, JOB, DATA, NEXT = (LINE * k for k in range(8))  # from NEXT on, a word a run: its next item
+TURN, INSIDE, BUSY, RETIRED, THREADS, COUNT, JOB, DATA, NEXT = (LINE * k for k in range(9))  # from NEXT on, a word a run: its next item
 
 YIELD = 1024  # looks
 
@@ -78,39 +77,46 @@ def _relax(typing_context):
 
 
 @intrinsic
-def _offer(typing_context, team, work, arguments):
-    """Leave in `team` where the helpers find ``work(who, arguments)``: a function of its own, and the address of the arguments."""
-    own = typing_context.resolve_function_type(work, (types.intp, arguments), {})
+def _offer(typing_context, team):
+    """Leave in `team` where threads find the function this stands in, and its arguments.
+
+    What they call is a function of its own that loads them and calls it; with a `count` of -1 - who instead of the one that was given.
+    """
 
     def codegen(context, builder, signature, args):
-        place = cgutils.alloca_once_value(builder, args[2])
-        # as Numba's own functions are called, so that it can be compiled as one: (result, exception, who) -> status
-        kind = ir.FunctionType(_CODE, [_POINTER, excinfo_ptr_t.as_pointer(), _WORD])
-        entry = ir.Function(builder.module, kind, builder.module.get_unique_name("fastrnn_helper"))
+        whole = builder.function
+        place = cgutils.alloca_once(builder, ir.LiteralStructType([arg.type for arg in whole.args]))
+        for k, arg in enumerate(whole.args):
+            builder.store(arg, builder.gep(place, [_CODE(0), _CODE(k)]))
+        # as Numba's functions are called: (result, exception, ...) -> status
+        kind = ir.FunctionType(_CODE, [_POINTER, _POINTER.as_pointer(), _WORD])
+        entry = ir.Function(builder.module, kind, builder.module.get_unique_name("fastrnn_entry"))
         entry.linkage = "internal"
         inside = ir.IRBuilder(entry.append_basic_block())
-        arguments = inside.load(inside.bitcast(entry.args[0], place.type))
-        context.get_function(work, own)(inside, [entry.args[2], arguments])
-        inside.ret(_CODE(0))
+        given = inside.bitcast(entry.args[0], place.type)
+        own = [inside.load(inside.gep(given, [_CODE(0), _CODE(k)])) for k in range(len(whole.args))]
+        own[0] = inside.alloca(whole.args[0].type.pointee)
+        own[1] = inside.bitcast(entry.args[1], whole.args[1].type)
+        (count,) = (k for k, arg in enumerate(whole.args) if arg.name == "arg.count")
+        own[count] = inside.sub(_WORD(-1), entry.args[2])
+        inside.ret(inside.call(whole, own))
         for word, pointer in ((JOB, entry), (DATA, place)):
             builder.store(builder.ptrtoint(pointer, _WORD), _word(context, builder, signature, (args[0], _WORD(word))))
         return context.get_dummy_value()
 
-    return types.void(team, work, arguments), codegen
+    return types.void(team), codegen
 
 
 @intrinsic
-def _accept(typing_context, team, who):
-    """Do what `_offer` left in `team`."""
+def _perform(typing_context, entry, place, who):
+    """What `_offer` left; the status that Numba's functions return, 0 where all went well."""
 
     def codegen(context, builder, signature, args):
-        job, data = (builder.load(_word(context, builder, signature, (args[0], _WORD(word)))) for word in (JOB, DATA))
         kind = ir.FunctionType(_CODE, [_POINTER, _POINTER.as_pointer(), _WORD])
         error = cgutils.alloca_once_value(builder, _POINTER(None))
-        builder.call(builder.inttoptr(job, kind.as_pointer()), [builder.inttoptr(data, _POINTER), error, args[1]])
-        return context.get_dummy_value()
+        return builder.call(builder.inttoptr(args[0], kind.as_pointer()), [builder.inttoptr(args[1], _POINTER), error, args[2]])
 
-    return types.void(team, types.intp), codegen
+    return types.int32(types.int64, types.int64, types.intp), codegen
 
 
 @intrinsic
@@ -139,15 +145,48 @@ def serve(team, who, patience):
             continue
         _add(team, INSIDE, 1)  # first, so that a caller who closes the region now either is seen here or sees this
         if _load(team, TURN) == turn:
-            _accept(team, who)
+            _perform(team[JOB], team[DATA], who)
         _add(team, INSIDE, -1)
         looks, last = 0, turn
     return False
 
 
+@loop
+def _next(team, count, alone, who, k, item):
+    """(k, the next item for thread `who`), from the run of its k-th neighbour on; -1 where none is left."""
+    if alone:
+        return k, item + 1 if item + 1 < count else -1
+    threads = team[THREADS]
+    while k < threads:
+        own = (who + k) % threads
+        item = _add(team, NEXT + LINE * own, 1)
+        if item < team[COUNT] * (own + 1) // threads:
+            return k, item
+        k += 1
+    return k, -1
+
+
+@loop
+def _lead(team, count):
+    """One region, in which what `_offer` left is done."""
+    team[COUNT] = count
+    for own in range(team[THREADS]):
+        team[NEXT + LINE * own] = count * own // team[THREADS]
+    _add(team, TURN, 1)
+    _perform(team[JOB], team[DATA], 0)
+    _add(team, TURN, 1)
+    looks = 0
+    while _load(team, INSIDE) != 0:
+        looks += 1
+        if looks % YIELD == 0:
+            _yield()  # perhaps the helper waits for it
+        _relax()
+    _swap(team, BUSY, 0)
+
+
 @cache
-def parallel(body):
-    """A kernel ``run(team, count, *arguments)`` that calls ``body(who, item, *arguments)``, a kernel, for every item < count.
+def parallel_loop(body):
+    """A loop ``run(team, count, *arguments)`` that calls ``body(who, item, *arguments)``, a loop itself, for every item < count.
 
     `who`, the number of the thread, says whose working memory to use; what is done for one item must not depend on it, nor on the others.
     """
@@ -160,35 +199,22 @@ def parallel(body):
         return run
 
     @loop
-    def take_part(who, job):
-        team, count, arguments = job
-        threads = team[THREADS]
-        for k in range(threads):
-            own = (who + k) % threads
-            end = count * (own + 1) // threads
-            item = _add(team, NEXT + LINE * own, 1)
-            while item < end:
-                body(who, item, *arguments)
-                item = _add(team, NEXT + LINE * own, 1)
-
-    @kernel
     def run(team, count, *arguments):
-        if team[THREADS] == 1 or count < 2 or _swap(team, BUSY, 1) == 1:  # busy: another thread of Python has a region
-            for item in range(count):
-                body(0, item, *arguments)
+        alone = count >= 0 and (team[THREADS] == 1 or count < 2 or _swap(team, BUSY, 1) == 1)  # or another thread of Python has a region
+        if count >= 0 and not alone:
+            _offer(team)
+            _lead(team, count)
             return
-        for own in range(team[THREADS]):
-            team[NEXT + LINE * own] = count * own // team[THREADS]
-        _offer(team, take_part, (team, count, arguments))
-        _add(team, TURN, 1)
-        take_part(0, (team, count, arguments))
-        _add(team, TURN, 1)
-        looks = 0
-        while _load(team, INSIDE) != 0:
-            looks += 1
-            if looks % YIELD == 0:
-                _yield()  # perhaps the helper waits for it
-            _relax()
-        _swap(team, BUSY, 0)
+        who = 0 if alone else -1 - count
+        k, item = _next(team, count, alone, who, 0, -1)
+        while item >= 0:
+            body(who, item, *arguments)
+            k, item = _next(team, count, alone, who, k, item)
 
     return run
+
+
+@cache
+def parallel(body):
+    """`parallel_loop` as a kernel of its own. (A kernel within a kernel would be made into machine code twice.)"""
+    return kernel(parallel_loop(body))

@@ -52,13 +52,13 @@ def _words(threads: int) -> np.ndarray:
     return words
 
 
-_ALONE = _words(1)
+ALONE = _words(1)
 
 
 def team(operations: float) -> np.ndarray:
     """Who a kernel with so many operations is to be run by: the `team` of `_team.parallel`."""
     if operations < SERIAL_WORK or get_num_threads() == 1 or JIT_DISABLED:
-        return _ALONE
+        return ALONE
     crew = _crew if _crew is not None and _crew.threads == get_num_threads() else _engage()
     crew.wake()
     return crew.team

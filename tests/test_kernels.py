@@ -135,7 +135,7 @@ def multiply_transposed(A, B, C, by, gaps=(0, 0)):
     width = N + gaps[1]
     z = spread(B, gaps[0], width, 1, gaps[0] + K * width + N, dtype)
     target = np.concatenate([C.reshape(-1), np.full(3, np.nan, dtype)])
-    by(A.reshape(-1), M, z, gaps[0], width, target[: M * N], K, np.full(K * WIDE * lanes(dtype), np.nan, dtype))
+    by(A.reshape(-1), M, z, gaps[0], width, target[: M * N], K, np.full(K * WIDE * lanes(dtype), np.nan, dtype), 0, N)
     assert np.isnan(target[M * N :]).all()
     return target[: M * N].reshape(C.shape)
 

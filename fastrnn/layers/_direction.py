@@ -15,6 +15,7 @@ from ..kernels.cpu.packing import add_transposed, pack_columns, pack_rows
 from ..kernels.cpu.product import WIDE, lanes, padded
 
 BLOCK_BYTES = 384 * 1024  # what a block of time may take of a core's second-level cache
+SHARED_WORK = 5e5  # operations of one step of one item that are worth sharing between threads
 MOVED_WORK = 100.0  # operations that moving a number costs as much time as
 PIECE = 16384  # numbers moved in one work item
 SPAN_WORK = 2e10  # operations in one kernel call at most, so that an interruption is seen within a second
@@ -204,9 +205,13 @@ class Direction:
     def _run(self, kernel, grid: Grid, span: Span, batch: Batch, weights: Weights, *arguments) -> None:
         """The kernel over all members and slices of one span."""
         (E, _), dtype = weights.bias.shape, weights.bias.dtype
+        items, n = E * grid.slices, min(grid.block, span.end - span.begin) * grid.rows
         team = _threads.team(self.operations(E * batch.order.shape[1]) * (span.end - span.begin))
-        n = min(grid.block, span.end - span.begin) * grid.rows
-        kernel(team, E * grid.slices, span, batch, weights, *arguments, self._kept_scratch(_threads.size(team), n, grid, dtype))
+        scratch = self._kept_scratch(_threads.size(team), n, grid, dtype)
+        if items < _threads.size(team) and self.operations(grid.rows) > SHARED_WORK:
+            kernel(_threads.ALONE, items, span, batch, weights, *arguments, scratch._replace(team=team))
+        else:
+            kernel(team, items, span, batch, weights, *arguments, scratch)
 
     def _kept_scratch(self, threads: int, n: int, grid: Grid, dtype) -> Scratch:
         """`scratch` as the calling thread has it from an earlier run of the same shape."""
@@ -230,6 +235,7 @@ class Direction:
             empty(n, self.D), _memory.zeros((threads, n + 1, Z, H), dtype), empty(R, S, H), empty(R, S, H), empty(R, padded(H, dtype)),
             empty(n, H), empty(n if self.modulated_rows.size else 0, H), empty(n, padded(self.D, dtype)), empty(3, max(S, P, K, 1), H),
             empty(P, H), empty(padded(max(n * WIDE * lanes(dtype), Z * H), dtype)), np.empty((threads, grid.block), np.int64),
+            _threads.ALONE,
         )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..._jit import kernel
+from ..._jit import kernel, loop
 from ..._team import parallel
 from .product import product, product_transposed
 from .rows import add_row, clear_row, copy_row
@@ -24,7 +24,7 @@ class AffineScratch(NamedTuple):
 
 
 @parallel
-@kernel
+@loop
 def affine(who, item, size, x, weight, bias, y, scratch):
     """y = x W^T + b for `size` rows. x (N, D), weight packed (D * Op,), bias (Op,), y (N, O)."""
     D, O, Op = x.shape[1], y.shape[1], bias.shape[0]
@@ -39,7 +39,7 @@ def affine(who, item, size, x, weight, bias, y, scratch):
 
 
 @parallel
-@kernel
+@loop
 def affine_backward(who, item, size, x, weight, dy, dx, dweight, dbias, scratch):
     """dx = dy W; dweight (items, D * Op) += x^T dy, dbias (items, Op) += dy, for `size` rows. weight packed (O * Dp,)."""
     D, O, Op, Dp = x.shape[1], dy.shape[1], dbias.shape[1], weight.shape[0] // dy.shape[1]
@@ -53,7 +53,7 @@ def affine_backward(who, item, size, x, weight, dy, dx, dweight, dbias, scratch)
         clear_row(z[: count * Op])
         for r in range(count):
             copy_row(dy[begin + r], z[r * Op : r * Op + O])
-        product_transposed(x[begin:].reshape(-1), D, z, 0, Op, dweight[item], count, panel)
+        product_transposed(x[begin:].reshape(-1), D, z, 0, Op, dweight[item], count, panel, 0, Op)
         bias = panel[:Op]
         clear_row(bias)
         for r in range(count):

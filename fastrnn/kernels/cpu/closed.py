@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..._jit import kernel, loop
+from ..._jit import loop
 from ..._math import exp
 from ..._team import parallel
 from .loop import Batch, Flow, Scratch, Span, Sums, Trace, Weights, make_backward, make_forward
@@ -206,7 +206,7 @@ def make_closed_forward(cells):
     climb = _climb([make_forward(cell) for cell in cells])
 
     @parallel
-    @kernel
+    @loop
     def closed_forward(who, item, begin, end, rows, links, feedback):
         """Slice `item`, steps [begin, end). The input of step 0 is given."""
         order, lengths = links[0].batch.order[0], links[0].batch.lengths[0]
@@ -229,7 +229,7 @@ def make_generate(cells):
     climb = _climb([make_forward(cell) for cell in cells])
 
     @parallel
-    @kernel
+    @loop
     def generate(who, item, begin, end, rows, links, feedback, outputs, inputs, stop, ends):
         """Slice `item`, steps [begin, end) of outputs (steps, B, O) and tokens (steps, B).
 
@@ -305,7 +305,7 @@ def make_beam_search(cells):
     climb, follow = _climb([make_forward(cell) for cell in cells]), _follow(len(cells))
 
     @parallel
-    @kernel
+    @loop
     def beam_search(who, item, begin, end, width, links, spare, feedback, stop, scores, best, parents, symbols):
         """Sequence `item`, steps [begin, end): scores (B, W), falling; parents, symbols (steps, B, W), -1 where there is nothing.
 
@@ -415,7 +415,7 @@ def make_closed_backward(cells):
     descend = _descend([make_backward(cell) for cell in cells])
 
     @parallel
-    @kernel
+    @loop
     def closed_backward(who, item, begin, end, rows, links, feedback, doutput, dtable):
         """Slice `item`, steps end - 1 down to begin. doutput (T, B, O): what the loss sends, then also what was fed back.
 

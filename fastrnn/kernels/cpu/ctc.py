@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..._jit import kernel, loop
+from ..._jit import loop
 from ..._math import exp
 from ..._team import parallel
 from .extended import ABSENT, ZERO, exp_parts, parts, power
@@ -46,7 +46,7 @@ def scratch(threads: int, T: int, S: int, O: int) -> Scratch:
 
 
 @parallel
-@kernel
+@loop
 def ctc(who, item, first, logits, labellings, blank, scale, losses, gradient, scratch):
     """Sequence b = first + item: losses[b] = -log p(labelling b), in nats, and gradient[:, b] = scale[b] times its gradient.
 

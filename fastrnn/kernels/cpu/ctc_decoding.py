@@ -84,7 +84,7 @@ def _own(scratch, who):
 
 
 @parallel
-@kernel
+@loop
 def beam_search(who, item, first, logits, lengths, blank, counts, labels, scores, scratch):
     """Sequence b = first + item: fills labels[b] (W, T) and scores[b] (W,) with the most probable prefixes found, best first.
 

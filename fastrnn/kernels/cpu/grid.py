@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..._jit import full_vectors, kernel, loop
+from ..._jit import full_vectors, loop
 from .._take import PUT, TAKE
 from .loop import layout
 from .product import product, product_transposed
@@ -202,7 +202,7 @@ def make_forward(cell):
             for g in range(G):
                 copy_row(a[g], preactivations[row, column, b, g])
 
-    @kernel
+    @loop
     def forward(who, item, span, images, weights, trace, state, scratch):
         """Slice `item`."""
         span_begin, span_end, block, rows, bottom, right, first_unit = span
@@ -328,7 +328,7 @@ def make_backward(cell):
                 for g in range(G):
                     copy_row(z[k, g], dpreactivations[row, column, b, g])
 
-    @kernel
+    @loop
     def backward(who, item, span, images, weights, trace, sums, flow, dstate, scratch):
         """Slice `item`."""
         span_begin, span_end, block, rows, bottom, right, first_unit = span
@@ -370,10 +370,10 @@ def make_backward(cell):
                     clear_row(operand_flat[: below * Hp])
                     product(z_flat, k * width + rec0 * H, width, 1, w_up, 0, operand_flat, 0, Hp, (below, Hp, recurrent))
                     pass_up(dstate, places, k, below, ds_up, operand)
-            product_transposed(xs_flat, D, z_flat, in0 * H, width, sums.input[item], total, panel)
+            product_transposed(xs_flat, D, z_flat, in0 * H, width, sums.input[item], total, panel, 0, sums.input.shape[1] // D)
             if any_up > 0:
-                product_transposed(up_flat, H, z_flat, rec0 * H, width, sums.up[item], total, panel)
-            product_transposed(left_flat, H, z_flat, rec0 * H, width, sums.left[item], total, panel)
+                product_transposed(up_flat, H, z_flat, rec0 * H, width, sums.up[item], total, panel, 0, sums.up.shape[1] // H)
+            product_transposed(left_flat, H, z_flat, rec0 * H, width, sums.left[item], total, panel, 0, sums.left.shape[1] // H)
             add_bias(z_flat, total, width, panel, sums.bias[item])
             clear_row(dxs_flat[: total * Dp])
             product(z_flat, in0 * H, width, 1, w_input, 0, dxs_flat, 0, Dp, (total, Dp, (in1 - in0) * H))

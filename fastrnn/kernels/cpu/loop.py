@@ -18,9 +18,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..._jit import full_vectors, kernel, loop, pointwise
+from ..._jit import full_vectors, loop, pointwise
+from ..._team import THREADS, parallel_loop
 from .._take import PUT, TAKE
-from .product import product, product_transposed
+from .product import team_product, team_product_transposed
 from .rows import add_row, clear_row, copy_row, scale_row
 
 
@@ -107,14 +108,15 @@ class Scratch(NamedTuple):
     unit: np.ndarray  # (P, H)
     panel: np.ndarray  # one panel of a block's pre-activation gradients; a block's sum of the biases' gradient
     counts: np.ndarray  # (block,) active rows of each step
+    team: np.ndarray  # who shares the work within an item: the thread that runs it alone, or where items are few and large all
 
 
 @loop
 def of_thread(scratch, who):
-    """The working memory of one thread."""
-    x, z, s, s_new, operand, held, u, dx, row, unit, panel, counts = scratch
+    """The working memory of one thread; but `row` and `panel` as they are, for all that may share its work."""
+    x, z, s, s_new, operand, held, u, dx, row, unit, panel, counts, team = scratch
     return Scratch(
-        x[who], z[who], s[who], s_new[who], operand[who], held[who], u[who], dx[who], row[who], unit[who], panel[who], counts[who]
+        x[who], z[who], s[who], s_new[who], operand[who], held[who], u[who], dx[who], row, unit[who], panel, counts[who], team
     )
 
 
@@ -203,7 +205,7 @@ def scatter_inputs(dxs, order, lengths, first, count, reverse, begin, end, dx):
 
 @cache
 def make_forward(cell):
-    """The forward kernel of `cell` for one work item: fills `trace` and advances `state` (E, S, B, H) over `span`."""
+    """What the forward kernel of `cell` does for one work item: fills `trace` and advances `state` (E, S, B, H) over `span`."""
     step, modulate = cell.step, cell.modulate
     G, S = len(cell.slots), len(cell.states)
     take_gates, take_states, take_unit = TAKE[G], TAKE[S], TAKE[len(cell.parameters)]
@@ -253,14 +255,27 @@ def make_forward(cell):
             for g in range(G):
                 copy_row(a[g], preactivations[tape, b, g])
 
-    @kernel
+    @parallel_loop
+    @loop
+    def advance(helper, item, parts, who, z, s, s_new, unit, row, saved, others, preactivations, y, goal, alpha, order, lengths, place):
+        """One of `parts` pieces of the rows of a step, once their pre-activations are complete."""
+        first, active, k, step_number, offset, reverse, column = place
+        H, tape = s.shape[2], step_number - offset
+        for r in range(active * item // parts, active * (item + 1) // parts):
+            b = order[first + r]
+            t = lengths[b] - 1 - step_number if reverse else step_number
+            units(z[k + r], s[r], unit, s_new[r], saved[tape, b] if saved.shape[0] > 0 else row[who + helper, 0])
+            keep(z[k + r], s_new[r], s[r], y[t, b, column : column + H], others, preactivations, tape, t, b)
+            pull_row(goal, alpha, t, b, s[r, 0])
+
+    @loop
     def forward(who, item, span, batch, weights, trace, state, scratch):
         """Item = member * slices + slice. state (E, S, B, H): at span.begin on entry, at span.end on return."""
         # unpacked once: every attribute of a tuple of arrays costs the compiler a copy of all of them
         span_begin, span_end, offset, block, rows, reverse, column = span
         x, orders, lengths_of, mask, goal, alpha = batch
         w_input, w_recurrent, w_modulated, bias, unit = weights
-        xs, z, s, s_new, operand, _, _, _, row, _, _, _ = of_thread(scratch, who)
+        xs, z, s, s_new, operand, _, _, _, row, _, _, _, team = of_thread(scratch, who)
         y, others, saved, preactivations = trace
         B, H, D, Hp, width = orders.shape[1], s.shape[2], x.shape[3], operand.shape[1], z.shape[1] * z.shape[2]
         xs_flat, z_flat, operand_flat = xs.reshape(-1), z.reshape(-1), operand.reshape(-1)
@@ -279,25 +294,21 @@ def make_forward(cell):
             total = gather_inputs(x_e, order, lengths, first, count, reverse, begin, end, xs)
             for k in range(total):
                 copy_row(bias[member], z_flat[k * width : (k + 1) * width])
-            product(xs_flat, 0, D, 1, w_input[member], 0, z_flat, in0 * H, width, (total, w_input.shape[1] // D, D))
+            team_product(team, xs_flat, 0, D, 1, w_input[member], 0, z_flat, in0 * H, width, (total, w_input.shape[1] // D, D))
             k, active = 0, count
             for step_number in range(begin, end):
                 active = active_rows(order, lengths, first, active, step_number)
                 if recurrent:
                     prepare(s, order, first, active, mask_e, operand)
-                    product(operand_flat, 0, Hp, 1, w_recurrent[member], 0, z_flat, k * width + rec0 * H, width,
+                    team_product(team, operand_flat, 0, Hp, 1, w_recurrent[member], 0, z_flat, k * width + rec0 * H, width,
                             (active, w_recurrent.shape[1] // H, H))  # fmt: skip
                 if modulated:
                     prepare_modulated(z, s, unit_e, order, first, active, k, mask_e, operand)
-                    product(operand_flat, 0, Hp, 1, w_modulated[member], 0, z_flat, k * width + mod0 * H, width,
+                    team_product(team, operand_flat, 0, Hp, 1, w_modulated[member], 0, z_flat, k * width + mod0 * H, width,
                             (active, w_modulated.shape[1] // H, H))  # fmt: skip
-                tape = step_number - offset
-                for r in range(active):
-                    b = order[first + r]
-                    t = lengths[b] - 1 - step_number if reverse else step_number
-                    units(z[k + r], s[r], unit_e, s_new[r], saved_e[tape, b] if saved_e.shape[0] > 0 else row[0])
-                    keep(z[k + r], s_new[r], s[r], y_e[t, b, column : column + H], others_e, preactivations_e, tape, t, b)
-                    pull_row(goal_e, alpha, t, b, s[r, 0])
+                parts, place = min(team[THREADS], active), (first, active, k, step_number, offset, reverse, column)
+                advance(team, parts, parts, who, z, s, s_new, unit_e, row, saved_e, others_e, preactivations_e, y_e, goal_e, alpha,
+                        order, lengths, place)  # fmt: skip
                 k += active
             begin = end
         for r in range(count):
@@ -312,7 +323,7 @@ def make_forward(cell):
 
 @cache
 def make_backward(cell):
-    """The backward kernel of `cell` for one work item: adds to `sums`, fills `flow`, takes `dstate` from span.end to span.begin."""
+    """What the backward kernel of `cell` does for one work item: adds to `sums`, fills `flow`, takes `dstate` from end to begin."""
     step_backward, modulate_backward = cell.step_backward, cell.modulate_backward
     G, S, P = len(cell.slots), len(cell.states), len(cell.parameters)
     take_states, take_saved, take_unit = TAKE[S], TAKE[len(cell.saved)], TAKE[P]
@@ -404,13 +415,31 @@ def make_backward(cell):
         for i in range(P):
             add_row(dunit[i], unit_sum[i])
 
-    @kernel
+    @parallel_loop
+    @loop
+    def retreat(helper, item, parts, who, z, ds, ds_old, unit, row, held, saved, others, y, start, flow, goal, alpha, order, lengths,
+                dunit, place):  # fmt: skip
+        """One of `parts` pieces of the rows of a step: from dL/dstate to dL/dpre-activations, all but what a modulated operand adds."""
+        first, active, k, step_number, offset, reverse, column = place
+        row, tape = row[who + helper], step_number - offset
+        dy, dstates = flow
+        for r in range(active * item // parts, active * (item + 1) // parts):
+            b = order[first + r]
+            t = lengths[b] - 1 - step_number if reverse else step_number
+            receive(dy, dstates, alpha, column, tape, t, b, ds[r])
+            load_states(y, others, start, goal, alpha, column, offset, reverse, step_number, t, b, row[0], row[1])
+            units(saved[tape, b], row[0], row[1], unit, ds[r], z[k + r], ds_old[r], row[2])
+            for i in range(P):
+                add_row(row[2, i], dunit[i])
+            copy_row(row[0, 0], held[k + r])
+
+    @loop
     def backward(who, item, span, batch, weights, trace, start, sums, flow, dstate, limit, scratch):
         """start (E, S, B, H): the state at span.offset; dstate (E, S, B, H): dL/dstate at span.end, then at span.begin."""
         span_begin, span_end, offset, block, rows, reverse, column = span
         x, orders, lengths_of, mask, goal, alpha = batch
         w_input, w_recurrent, w_modulated, _, unit = weights
-        xs, z, ds, ds_old, operand, held, u, dxs, row, dunit, panel, counts = of_thread(scratch, who)
+        xs, z, ds, ds_old, operand, held, u, dxs, row, dunit, panel, counts, team = of_thread(scratch, who)
         y, others, saved, _ = trace
         dy, dx, dstates, dpreactivations = flow
         B, H, D, Hp, Dp, width = orders.shape[1], ds.shape[2], x.shape[3], operand.shape[1], dxs.shape[1], z.shape[1] * z.shape[2]
@@ -440,18 +469,13 @@ def make_backward(cell):
             for step_number in range(end - 1, begin - 1, -1):
                 active, tape = counts[step_number - begin], step_number - offset
                 k -= active
-                for r in range(active):
-                    b = order[first + r]
-                    t = lengths[b] - 1 - step_number if reverse else step_number
-                    receive(dy_e, dstates_e, alpha, column, tape, t, b, ds[r])
-                    load_states(y_e, others_e, start_e, goal_e, alpha, column, offset, reverse, step_number, t, b, row[0], row[1])
-                    units(saved_e[tape, b], row[0], row[1], unit_e, ds[r], z[k + r], ds_old[r], row[2])
-                    for i in range(P):
-                        add_row(row[2, i], dunit[i])
-                    copy_row(row[0, 0], held[k + r])
+                parts = min(team[THREADS], active) if P == 0 else 1  # sums over rows have one order
+                place = (first, active, k, step_number, offset, reverse, column)
+                retreat(team, parts, parts, who, z, ds, ds_old, unit_e, row, held, saved_e, others_e, y_e, start_e, (dy_e, dstates_e),
+                        goal_e, alpha, order, lengths, dunit, place)  # fmt: skip
                 if modulated:
                     clear_row(operand_flat[: active * Hp])
-                    product(z_flat, k * width + mod0 * H, width, 1, w_modulated[member], 0, operand_flat, 0, Hp,
+                    team_product(team, z_flat, k * width + mod0 * H, width, 1, w_modulated[member], 0, operand_flat, 0, Hp,
                             (active, Hp, (mod1 - mod0) * H))  # fmt: skip
                     for r in range(active):
                         b = order[first + r]
@@ -463,18 +487,18 @@ def make_backward(cell):
                 finish(z, held, order, first, active, k, mask_e, limit, sums.cut[item])
                 if recurrent:
                     clear_row(operand_flat[: active * Hp])
-                    product(z_flat, k * width + rec0 * H, width, 1, w_recurrent[member], 0, operand_flat, 0, Hp,
+                    team_product(team, z_flat, k * width + rec0 * H, width, 1, w_recurrent[member], 0, operand_flat, 0, Hp,
                             (active, Hp, (rec1 - rec0) * H))  # fmt: skip
                 pass_on(operand, ds_old, ds, z, dpreactivations_e, order, first, active, k, mask_e, tape)
-            product_transposed(xs_flat, D, z_flat, in0 * H, width, sums.input[item], total, panel)
+            team_product_transposed(team, xs_flat, D, z_flat, in0 * H, width, sums.input[item], total, who, panel)
             if recurrent:
-                product_transposed(held_flat, H, z_flat, rec0 * H, width, sums.recurrent[item], total, panel)
+                team_product_transposed(team, held_flat, H, z_flat, rec0 * H, width, sums.recurrent[item], total, who, panel)
             if modulated:
-                product_transposed(u_flat, H, z_flat, mod0 * H, width, sums.modulated[item], total, panel)
-            add_vectors(z_flat, total, width, panel, dunit, sums.bias[item], sums.unit[item])
+                team_product_transposed(team, u_flat, H, z_flat, mod0 * H, width, sums.modulated[item], total, who, panel)
+            add_vectors(z_flat, total, width, panel[who], dunit, sums.bias[item], sums.unit[item])
             if dx_e.shape[0] > 0:
                 clear_row(dxs_flat[: total * Dp])
-                product(z_flat, in0 * H, width, 1, w_input[member], 0, dxs_flat, 0, Dp, (total, Dp, (in1 - in0) * H))
+                team_product(team, z_flat, in0 * H, width, 1, w_input[member], 0, dxs_flat, 0, Dp, (total, Dp, (in1 - in0) * H))
                 scatter_inputs(dxs, order, lengths, first, count, reverse, begin, end, dx_e)
             end = begin
         for r in range(count):

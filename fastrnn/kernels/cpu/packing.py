@@ -4,7 +4,7 @@ The weight of member e begins at flat[e, start]: (R, K) or (R, N), C-contiguous.
 `parts` pieces of a member's panels, or of its sums.
 """
 
-from ..._jit import kernel, loop
+from ..._jit import loop
 from ..._team import parallel
 from .product import VECTOR_BYTES, WIDE, panel_vectors
 from .rows import add_row, clear_row, copy_row
@@ -31,7 +31,7 @@ def _turn(weight, rows, K, n, inside, packed, at, wide):
 
 
 @parallel
-@kernel
+@loop
 def pack_columns(who, item, parts, flat, start, K, rows, panels):
     """B[k, n] = weight[rows[n], k] as packed panels: the operand of x W^T. weight (., K), rows (N,), panels (E, K * Np)."""
     N, one = rows.shape[0], VECTOR_BYTES // flat.itemsize
@@ -49,7 +49,7 @@ def pack_columns(who, item, parts, flat, start, K, rows, panels):
 
 
 @parallel
-@kernel
+@loop
 def pack_rows(who, item, parts, flat, start, N, rows, panels):
     """B[k, n] = weight[rows[k], n] as packed panels: the operand of dz W. weight (., N), rows (K,), panels (E, K * Np)."""
     K, one = rows.shape[0], VECTOR_BYTES // flat.itemsize
@@ -67,7 +67,7 @@ def pack_rows(who, item, parts, flat, start, N, rows, panels):
 
 
 @parallel
-@kernel
+@loop
 def add_transposed(who, item, parts, sums, slices, rows, K, flat, start):
     """weight[rows[n], k] += sum over a member's slices of sums[., k, n], slices in order. sums (E * slices, K * Np), weight (., K).
 

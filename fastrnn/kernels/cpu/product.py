@@ -12,6 +12,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from ..._jit import FUSED, JIT_DISABLED, VECTOR_BYTES, X86, kernel, loop, pointwise
+from ..._team import THREADS, parallel_loop
 from .rows import copy_row
 
 WIDE = 4 if VECTOR_BYTES == 64 or not X86 else 2  # vectors of a full panel: 6 x 4 accumulators of 32 registers, or 6 x 2 of 16
@@ -160,16 +161,17 @@ def _product(a, a0, a_row, a_k, b, b0, c, c0, c_row, sizes):
         n += vectors * one
 
 
-def _product_transposed(a, M, dz, z0, width, target, K, panel):
+def _product_transposed(a, M, dz, z0, width, target, K, panel, begin, end):
     """target (M, N) += A^T dz over K rows, summed apart first: short sums added, not one long chain. a (K * M,), dz (K, width) from z0.
 
-    Each panel of dz is copied together first (`panel`, at least K * WIDE vectors): rows a power of two apart would evict each other.
+    Of columns [begin, end), begin that of a full panel. Each panel of dz is copied together first (`panel`, at least K * WIDE vectors):
+    rows a power of two apart would evict each other.
     """
     N = target.shape[0] // M
     one = VECTOR_BYTES // target.itemsize
-    n = 0
-    while n < N:
-        vectors = panel_vectors((N - n) // one)
+    n = begin
+    while n < end:
+        vectors = panel_vectors((end - n) // one)
         wide = vectors * one
         for k in range(K):
             copy_row(dz[k * width + z0 + n : k * width + z0 + n + wide], panel[k * wide : k * wide + wide])
@@ -189,14 +191,13 @@ def _plain_product(a, a0, a_row, a_k, b, b0, c, c0, c_row, sizes):
     c[at_c] = (c[at_c].astype(np.float64) + A.astype(np.float64) @ B.astype(np.float64)).astype(c.dtype)
 
 
-def _plain_product_transposed(a, M, dz, z0, width, target, K, panel):
+def _plain_product_transposed(a, M, dz, z0, width, target, K, panel, begin, end):
     """`_product_transposed` in NumPy."""
     if K == 0:
         return
-    N = target.shape[0] // M
-    at_z = z0 + np.arange(K)[:, None] * width + np.arange(N)
+    at_z = z0 + np.arange(K)[:, None] * width + np.arange(begin, end)
     A, dz = a[: K * M].reshape(K, M).astype(np.float64), dz[at_z].astype(np.float64)
-    target += (A.T @ dz).astype(target.dtype).reshape(-1)
+    target.reshape(M, -1)[:, begin:end] += (A.T @ dz).astype(target.dtype)
 
 
 def _panel_of(column, N: int, one: int):
@@ -212,3 +213,44 @@ def _panel_of(column, N: int, one: int):
 
 product = _plain_product if JIT_DISABLED else kernel(_product)
 product_transposed = _plain_product_transposed if JIT_DISABLED else kernel(_product_transposed)
+
+
+@parallel_loop
+@loop
+def _by_panels(who, item, a, a0, a_row, a_k, b, b0, c, c0, c_row, sizes, parts):
+    """One of `parts` pieces of a product: some of B's panels."""
+    M, N, K = sizes
+    wide = WIDE * (VECTOR_BYTES // c.itemsize)
+    panels = N // wide
+    begin, end = panels * item // parts * wide, panels * (item + 1) // parts * wide if item + 1 < parts else N
+    product(a, a0, a_row, a_k, b, b0 + begin * K, c, c0 + begin, c_row, (M, end - begin, K))
+
+
+@loop
+def team_product(team, a, a0, a_row, a_k, b, b0, c, c0, c_row, sizes):
+    """`product`, by all threads of a team, each of which has the same panels in every call: they stay in its cache."""
+    parts = team[THREADS]
+    if parts == 1:
+        product(a, a0, a_row, a_k, b, b0, c, c0, c_row, sizes)
+    else:
+        _by_panels(team, parts, a, a0, a_row, a_k, b, b0, c, c0, c_row, sizes, parts)
+
+
+@parallel_loop
+@loop
+def _by_panels_transposed(who, item, a, M, dz, z0, width, target, K, panel, parts):
+    """One of `parts` pieces of a transposed product: some of its columns."""
+    N, wide = target.shape[0] // M, WIDE * (VECTOR_BYTES // target.itemsize)
+    panels = N // wide
+    begin, end = panels * item // parts * wide, panels * (item + 1) // parts * wide if item + 1 < parts else N
+    product_transposed(a, M, dz, z0, width, target, K, panel[who], begin, end)
+
+
+@loop
+def team_product_transposed(team, a, M, dz, z0, width, target, K, who, panel):
+    """`product_transposed`, by all threads of a team; `panel` has room for each of them."""
+    N, parts = target.shape[0] // M, team[THREADS]
+    if parts == 1:
+        product_transposed(a, M, dz, z0, width, target, K, panel[who], 0, N)
+    else:
+        _by_panels_transposed(team, parts, a, M, dz, z0, width, target, K, panel, parts)
