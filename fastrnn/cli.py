@@ -1,6 +1,7 @@
 """The command `fastrnn`: parse, call the public interface, print."""
 
 import argparse
+import os
 import platform
 import sys
 import time
@@ -47,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     warmup.add_argument("--cells", nargs="*", choices=list(CELLS), default=list(CELLS), help="all by default", metavar="CELL")
     warmup.add_argument("--dtypes", nargs="+", choices=_check.FLOATS, default=["float32"], help="float32 by default", metavar="DTYPE")
     warmup.set_defaults(command=_warmup)
-    _add_bench(commands.add_parser("bench", help="speed beside other libraries, those of them that are installed, and beside the machine's"))
+    _add_bench(commands.add_parser("bench", help="speed beside other libraries, and beside what the machine can do"))
     return parser
 
 
@@ -56,10 +57,10 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
     bench.add_argument("--cells", nargs="+", choices=list(cases.GATES), default=list(cases.GATES), metavar="CELL", help="all by default")
     bench.add_argument("--dtypes", nargs="+", choices=_check.FLOATS, metavar="DTYPE", help="float32, with --full both")
     bench.add_argument("--sizes", nargs="+", type=_size, metavar="B,D,H", help="four, with --full ten")
-    bench.add_argument("--rounds", type=_positive, metavar="N", help="3, with --full 5")
+    bench.add_argument("--rounds", type=_positive, metavar="N", help="3, with --full 4")
     bench.add_argument("--threads", type=_positive, metavar="N", default=get_num_threads(), help="of every library (%(default)s)")
     bench.add_argument("--peers", nargs="*", choices=list(peers.PEERS), metavar="PEER", help=f"{', '.join(peers.PEERS)}: those installed")
-    bench.add_argument("--full", action="store_true", help="the whole grid with other lengths, variants, training and streaming: half an hour")
+    bench.add_argument("--full", action="store_true", help="the whole grid, other lengths, variants, training, streaming: half an hour")
     bench.add_argument("--out", type=Path, metavar="FILE", help="keep every round as JSON lines; the same command goes on from there")
     bench.set_defaults(command=_bench)
 
@@ -181,13 +182,15 @@ def _bench(given) -> int:
         print(f"fastrnn: --peers: installed packages are required; {', '.join(missing)} cannot be imported here", file=sys.stderr)
         return 2
     chosen = [peer for peer in (peers.PEERS if given.peers is None else given.peers) if peer not in missing]
-    number = given.rounds or (5 if given.full else 3)
-    plan = rounds.Plan(_groups(given), ["fastrnn", *chosen], threads=given.threads, rounds=number, seconds=0.1)
+    number = given.rounds or (4 if given.full else 3)
+    plan = rounds.Plan(_groups(given), ["fastrnn", *chosen], threads=given.threads, rounds=number, seconds=0.06 if given.full else 0.1)
     try:
         log = rounds.Log(plan.header(), given.out)
     except ValueError as error:
         print(f"fastrnn: {error}", file=sys.stderr)
         return 2
+    if hasattr(os, "getloadavg") and (load := os.getloadavg()[0]) > 0.5:
+        print(f"the machine is not quiet (load {load:.1f}): these numbers mean little, PyTorch's least of all", file=sys.stderr)
     for line in _machine_lines(log.header, missing if given.peers is None else []):
         print(line)
     try:

@@ -108,16 +108,16 @@ class Plan:
         for name, cases in self.groups.items():
             yield f"agreement, {name}", [self._job("agreement", peer, cases=cases) for peer in self.libraries[1:]]
         for case in self.memory:
-            jobs = [self._job("memory", library, case=case, checkpoints=False) for library in self.libraries if library in ("fastrnn", "torch")]
-            yield f"memory, T = {case.T}", [*jobs, self._job("memory", "fastrnn", case=case, checkpoints=True)]
+            ways = [("fastrnn", False), ("fastrnn", True), *(("torch", False) for _ in {"torch"} & set(self.libraries))]
+            yield f"memory, T = {case.T}", [self._job("memory", name, case=case, checkpoints=fewer) for name, fewer in ways]
         for k in range(self.startup):
             yield f"startup {k}", [self._job("startup", "fastrnn")]
         for k in range(self.rounds):
             for name, cases in self.groups.items():
-                able = able_of(log.units[f"agreement, {name}"], cases)
-                turn = self.libraries[k % len(self.libraries) :] + self.libraries[: k % len(self.libraries)]
-                jobs = {library: cases if library == "fastrnn" else able.get(library, []) for library in turn}
-                yield f"round {k}, {name}", [self._job("speed", library, cases=some, seconds=self.seconds) for library, some in jobs.items() if some]
+                able = {"fastrnn": cases} | able_of(log.units[f"agreement, {name}"], cases)
+                first = k % len(self.libraries)  # every round begins with another one
+                turn = [library for library in self.libraries[first:] + self.libraries[:first] if library in able]
+                yield f"round {k}, {name}", [self._job("speed", one, cases=able[one], seconds=self.seconds) for one in turn]
 
     def count(self) -> int:
         return 1 + len(self.groups) * (1 + self.rounds) + len(self.memory) + self.startup

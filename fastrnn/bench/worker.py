@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from . import machine, peers
-from .cases import PASSES, Case, data
+from .cases import Case, data
 
 TOLERANCES = {"float32": 1e-4, "float64": 1e-10}  # normwise, between two orders of summation over thousands of steps
 BLOCKS = 5  # turns within one measurement, of which the median counts
@@ -105,11 +105,15 @@ def speed(job: dict) -> Iterator[dict]:
 
 
 def timed(call: Callable, seconds: float) -> float:
-    """Median seconds of a call, in blocks of calls that take about `seconds` together; a single one where a call takes longer."""
-    call()
-    begin = time.perf_counter()
-    call()
-    one = time.perf_counter() - begin
+    """Median seconds of a call, in blocks of calls that take about `seconds` together; a single one where a call takes longer.
+
+    Before that, calls for as long as one block takes: allocators and processors settle only then.
+    """
+    begin, calls, one = time.perf_counter(), 0, 0.0
+    while calls < 2 or time.perf_counter() - begin < seconds / BLOCKS:
+        last = time.perf_counter()
+        call()
+        calls, one = calls + 1, time.perf_counter() - last
     repeats = max(1, round(seconds / BLOCKS / one))
     found = []
     for _ in range(min(BLOCKS, max(1, round(seconds / (repeats * one))))):
