@@ -3,6 +3,7 @@
     echo '{"measure": "speed", "library": "torch", "threads": 1, "cases": [...], "seconds": 0.1}' | python -m fastrnn.bench.worker
 """
 
+import ctypes
 import gc
 import json
 import os
@@ -134,7 +135,6 @@ def memory(job: dict) -> Iterator[dict]:
     case = Case(*job["case"])
     library.gradient(case._replace(T=2), data(case._replace(T=2)))()  # all that is loaded once
     call = library.gradient(case, data(case), **options)
-    gc.collect()
     before = _new_peak()
     call()
     yield {"T": case.T, "checkpoints": job["checkpoints"], "bytes": _peak() - before}
@@ -153,6 +153,9 @@ def _peak() -> int:
 
 def _new_peak() -> int:
     """What is resident now, from which the peak counts anew where the system lets it; else the peak so far."""
+    gc.collect()
+    if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "malloc_trim"):
+        ctypes.CDLL(None).malloc_trim(0)  # what was freed but kept would be used again, and not be seen
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
