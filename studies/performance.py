@@ -6,7 +6,7 @@ within the round, so that whatever else the machine does meets all alike. Median
 measurement without the figure. Close what else runs.
 
 (a) Roofline [Williams, Waterman & Patterson 2009]: the rate of every case against the operations that it has for each byte which passes a
-    core's first-level cache. Lines: multiply-adds on registers alone, and reading arrays from where they lie, all threads. Operations
+    core's first-level cache. Lines: multiply-adds on registers alone, and reading arrays from beyond that cache, all threads. Operations
     are those of the matrix products, 2 G H (D + H) a sequence and step, three times that with the way back; bytes are the recurrent
     weights once a step and slice of 16 sequences, each way; x, y, dx, dy once; the tape written and read; the G gradients by
     pre-activations written and read twice (`fastrnn.bench.cases` has the formulas). A model, not a count of what the cache did:
@@ -324,7 +324,7 @@ def draw_roofs(ax, rows: list, threads: int, at: np.ndarray, bottom: float) -> N
         ax.axhline(peak, color="black", linewidth=0.8, linestyle="-" if dtype == "float32" else "--")
         look = {"textcoords": "offset points", "fontsize": 6, "va": "center", "annotation_clip": False}
         ax.annotate(f"multiply-add, {dtype}: {peak:.0f}", (at[-1], peak), (3, 0), **look)
-    for level, shade in zip(("L1", "L2", "L3", "memory"), ("0.2", "0.35", "0.5", "0.65")):
+    for level, shade in zip(("L2", "L3", "memory"), ("0.3", "0.45", "0.6")):
         rate = ceiling(rows, ceiling="read", level=level, threads=threads)
         if math.isnan(rate):
             continue

@@ -1,6 +1,5 @@
 """The measurement of speed: what is counted, who takes part, what is kept. No time is asserted; rounds are played by functions."""
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -398,6 +397,12 @@ def test_claims_are_those_that_there_are_numbers_for():
     assert found["lstm, float32, both ways, PyTorch / fastrnn at H ≤ 64"].value == 2.5
 
 
+def test_the_fastest_peer_is_the_one_to_beat():
+    row = speeds(1.0, 3.0) | {"jax_ratio": 1.5, "onnxruntime_ratio": 2.0}
+    assert performance.ratio(row) == 1.5 and performance.ratio(row, ("torch", "onnxruntime")) == 2.0
+    assert np.isnan(performance.ratio(speeds(1.0)))
+
+
 def test_claims_of_ragged_lengths_and_precision_are_ratios_of_rates():
     share = cases.operations(Case("lstm", "float32", 100, 32, 64, 64, "ragged"), "both") / speeds(1.0)["operations"]
     rows = [*roofs(), speeds(1.0), speeds(1.1 * share, variant="ragged"), speeds(2.0, dtype="float64")]
@@ -441,20 +446,22 @@ def test_the_study_measures_less_in_its_quick_form(tmp_path, monkeypatch):
         given("--seeds", "2")
 
 
+def study(folder, *more) -> int:
+    argv = ["--quick", "--threads", "2", "--out", str(folder), *more]
+    return _study.run(performance.__file__, "", performance.compute, performance.draw, seeds=None, options=performance.options, argv=argv)
+
+
 def test_the_study_keeps_its_rounds_and_reports_them(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(peers, "installed", lambda name: False)
-    monkeypatch.setattr(rounds, "Workers", lambda folder: Played())
-    arguments = _study.parse("", seeds=None, options=performance.options, argv=["--quick", "--threads", "2", "--out", str(tmp_path)])
-    tmp_path.mkdir(exist_ok=True)
-    result = performance.compute(arguments, _study.Parts(tmp_path / "parts"))
-    assert {row["kind"] for row in result.rows} == {"speed", "ceiling", "memory", "startup"}
-    assert "PyTorch: not installed" in result.extra["left_out"] and "PyTorch: not installed" in capsys.readouterr().out
+    monkeypatch.setattr(rounds, "Workers", lambda folder: Played(stop_at=7))
+    assert study(tmp_path) == 130 and "6 of 7 units are kept in" in capsys.readouterr().out
+    played = Played()
+    monkeypatch.setattr(rounds, "Workers", lambda folder: played)
+    assert study(tmp_path) == 0 and len(played.jobs) == 1
+    assert "PyTorch: not installed" in capsys.readouterr().out
+    rows, record = _study.load(tmp_path / "performance")
+    assert {row["kind"] for row in rows} == {"speed", "ceiling", "memory", "startup"}
+    assert "PyTorch: not installed" in record["left_out"] and record["settings"]["threads"] == 2 and record["machine"]["caches"]
+    assert (tmp_path / "performance.png").exists() and (tmp_path / "performance.pdf").exists()
     header, units = rounds.read(tmp_path / "performance.jsonl")
-    assert header["settings"]["threads"] == 2 and header["versions"]["fastrnn"] and "round 1, all" in units
-    monkeypatch.setattr(rounds, "Workers", lambda folder: None)  # nothing is left to do
-    assert performance.compute(arguments, _study.Parts(tmp_path / "parts")).rows == result.rows
-
-
-def test_no_peer_is_imported_by_the_package():
-    assert importlib.util.find_spec("fastrnn.bench.peers.torch") is not None
-    assert not any(f"fastrnn.bench.peers.{peer}" in sys.modules for peer in peers.PEERS)
+    assert header["versions"]["fastrnn"] and header["settings"]["rounds"] == 2 and "round 1, all" in units
