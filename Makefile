@@ -40,11 +40,12 @@ studies: $(VENV)/installed
 
 $(BENCH)/installed: pyproject.toml
 	$(PYTHON) -m venv --clear $(BENCH)
-	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -e . torch==2.13.0
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[bench,progress]'
 	touch $@
 
+# The performance study in full, half an hour on two quiet cores; then what it does not have.
 bench: $(BENCH)/installed
-	$(BENCH)/bin/python benchmarks/compare.py
+	$(BENCH)/bin/python studies/performance.py --out $(OUT)
 	$(BENCH)/bin/python benchmarks/ctc.py
 	$(BENCH)/bin/python benchmarks/generate.py
 

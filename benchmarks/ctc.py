@@ -12,8 +12,7 @@ import platform
 import sys
 
 import numpy as np
-from compare import _rounds as rounds
-from compare import torch
+from _turns import rounds, torch
 
 import fastrnn as fr
 

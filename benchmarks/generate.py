@@ -13,8 +13,7 @@ import sys
 import time
 
 import numpy as np
-from compare import _rounds as rounds
-from compare import torch
+from _turns import rounds, torch
 
 import fastrnn as fr
 

@@ -1,6 +1,7 @@
 """The command `fastrnn`: parse, call the public interface, print."""
 
 import argparse
+import os
 import platform
 import sys
 import time
@@ -14,6 +15,7 @@ from . import _check, ctc, losses, optimizers
 from ._jit import cache_folder
 from ._threads import get_num_threads
 from ._version import __version__
+from .bench import cases, peers, rounds, summary
 from .cells import CELLS
 from .cells2d import CELLS2D
 from .forcing import FreeRunning
@@ -24,6 +26,7 @@ from .layers.recurrent2d import Recurrent2D
 from .model import Model
 
 PACKAGES = ("numpy", "scipy", "numba", "llvmlite", "matplotlib")
+SIZES = ((1, 16, 32), (32, 64, 64), (32, 128, 128), (64, 256, 256))  # of `bench` without --full
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,14 +41,37 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fastrnn", description="Recurrent networks to train, dissect and scale.")
     parser.add_argument("--version", action="version", version=f"fastrnn {__version__}")
-    commands = parser.add_subparsers(required=True, title="commands", metavar="{info,warmup}")
+    commands = parser.add_subparsers(required=True, title="commands", metavar="{info,warmup,bench}")
     info = commands.add_parser("info", help="versions, device, threads, and the cache of compiled code")
     info.set_defaults(command=_info)
     warmup = commands.add_parser("warmup", help="compile ahead of time, once for this user and this version")
     warmup.add_argument("--cells", nargs="*", choices=list(CELLS), default=list(CELLS), help="all by default", metavar="CELL")
     warmup.add_argument("--dtypes", nargs="+", choices=_check.FLOATS, default=["float32"], help="float32 by default", metavar="DTYPE")
     warmup.set_defaults(command=_warmup)
+    _add_bench(commands.add_parser("bench", help="speed beside other libraries, and beside what the machine can do"))
     return parser
+
+
+def _add_bench(bench: argparse.ArgumentParser) -> None:
+    bench.description = "Times fastrnn and its peers in rounds, each library in a process of its own. By default about two minutes."
+    bench.add_argument("--cells", nargs="+", choices=list(cases.GATES), default=list(cases.GATES), metavar="CELL", help="all by default")
+    bench.add_argument("--dtypes", nargs="+", choices=_check.FLOATS, metavar="DTYPE", help="float32, with --full both")
+    bench.add_argument("--sizes", nargs="+", type=_size, metavar="B,D,H", help="four, with --full ten")
+    bench.add_argument("--rounds", type=_positive, metavar="N", help="3, with --full 4")
+    bench.add_argument("--threads", type=_positive, metavar="N", default=get_num_threads(), help="of every library (%(default)s)")
+    bench.add_argument("--peers", nargs="*", choices=list(peers.PEERS), metavar="PEER", help=f"{', '.join(peers.PEERS)}: those installed")
+    bench.add_argument("--full", action="store_true", help="the whole grid, other lengths, variants, training, streaming: half an hour")
+    bench.add_argument("--out", type=Path, metavar="FILE", help="keep every round as JSON lines; the same command goes on from there")
+    bench.set_defaults(command=_bench)
+
+
+def _size(text: str) -> tuple[int, int, int]:
+    B, D, H = map(_positive, text.split(","))
+    return B, D, H
+
+
+def _positive(text: str) -> int:
+    return _check.integer("number", int(text), minimum=1)
 
 
 def _info(given) -> int:
@@ -148,6 +174,57 @@ def _run_ctc(dtype: str) -> None:
 def _run_optimizer(rule: optimizers.Optimizer, dtype: str) -> None:
     params = Linear(1, 1, dtype=dtype).params
     rule.update(params, params.like(), rule.init(params))
+
+
+def _bench(given) -> int:
+    missing = [peer for peer in given.peers or peers.PEERS if not peers.installed(peer)]
+    if given.peers and missing:
+        print(f"fastrnn: --peers: installed packages are required; {', '.join(missing)} cannot be imported here", file=sys.stderr)
+        return 2
+    chosen = [peer for peer in (peers.PEERS if given.peers is None else given.peers) if peer not in missing]
+    number = given.rounds or (4 if given.full else 3)
+    plan = rounds.Plan(_groups(given), ["fastrnn", *chosen], threads=given.threads, rounds=number, seconds=0.06 if given.full else 0.1)
+    try:
+        log = rounds.Log(plan.header(), given.out)
+    except ValueError as error:
+        print(f"fastrnn: {error}", file=sys.stderr)
+        return 2
+    if hasattr(os, "getloadavg") and (load := os.getloadavg()[0]) > 0.5:
+        print(f"the machine is not quiet (load {load:.1f}): these numbers mean little, PyTorch's least of all", file=sys.stderr)
+    for line in _machine_lines(log.header, missing if given.peers is None else []):
+        print(line)
+    try:
+        rounds.run(plan, log)
+    except KeyboardInterrupt:
+        print(f"interrupted; {'kept in ' + str(given.out) if given.out else 'not kept: --out FILE would'}", file=sys.stderr)
+        return 130
+    finally:
+        for line in (*_ceiling_lines(log.units), *summary.table(log.units, chosen), *summary.left_out(log.units)):
+            print(line)
+    return 1 if summary.disagreements(log.units) else 0
+
+
+def _groups(given) -> dict:
+    if given.full:
+        grid = cases.whole_grid(given.cells, given.dtypes or _check.FLOATS, given.sizes or cases.SIZES)
+        return grid | cases.training() | cases.streaming()
+    groups = cases.groups(given.cells, given.dtypes or ["float32"], given.sizes or SIZES)
+    return {"cases": [case for some in groups.values() for case in some]}  # in one process: its start is what takes time
+
+
+def _machine_lines(header: dict, missing: list[str]) -> Iterator[str]:
+    machine, versions = header["machine"], header["versions"]
+    caches = ", ".join(f"{name} {size // 1024} KB" for name, size in machine["caches"].items())
+    yield f"{machine['processor']}, {machine['system']}, vectors of {machine['vector_bits']} bits, {caches}"
+    yield f"{header['settings']['threads']} threads; {', '.join(f'{name} {number}' for name, number in versions.items())}"
+    if missing:
+        yield f"not installed, so not compared: {', '.join(missing)}"
+
+
+def _ceiling_lines(units: dict) -> Iterator[str]:
+    for record in summary.ceilings(units):
+        what, unit = ("dtype", "GFLOP/s") if record["ceiling"] == "multiply-add" else ("level", "GB/s")
+        yield f"ceiling, {record['threads']} thread(s): {record['ceiling']} {record[what]} {record['value']:.4g} {unit}"
 
 
 if __name__ == "__main__":

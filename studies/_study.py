@@ -98,7 +98,7 @@ def run(
     compute: Callable,
     draw: Callable,
     *,
-    seeds: tuple[int, int],
+    seeds: tuple[int, int] | None,
     options: Callable[[argparse.ArgumentParser], None] | None = None,
     argv: list[str] | None = None,
 ) -> int:
@@ -115,7 +115,7 @@ def run(
     draw : callable
         ``draw(rows, record) -> Figure``: rows as `read_rows` gives them, record the JSON file.
     seeds : (int, int)
-        How many by default, with ``--quick`` and without.
+        How many by default, with ``--quick`` and without. None: a study that times, so it has no seeds, and nothing runs beside it.
     options : callable, optional
         Adds arguments of the study's own to the parser.
     argv : list of str, optional
@@ -130,7 +130,7 @@ def run(
         except (Interrupted, KeyboardInterrupt) as error:
             print(f"{name}: interrupted. {str(error) or 'Nothing new was kept.'} The same command goes on from there.")
             return 130
-        save(base, result, quick=arguments.quick, seeds=arguments.seeds)
+        save(base, result, quick=arguments.quick, **({} if seeds is None else {"seeds": arguments.seeds}))
     rows, record = load(base)
     save_figure(base, draw, rows, record)
     for claim in record["claims"]:
@@ -138,17 +138,20 @@ def run(
     return 0
 
 
-def parse(description: str, *, seeds: tuple[int, int], options=None, argv=None) -> argparse.Namespace:
-    """The arguments of every study: quick, out (a Path), seeds, replot, workers."""
+def parse(description: str, *, seeds: tuple[int, int] | None, options=None, argv=None) -> argparse.Namespace:
+    """The arguments of every study: quick, out (a Path), replot; and seeds, workers where there are seeds."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="minutes instead of hours: smaller, fewer seeds")
     parser.add_argument("--out", type=Path, default=Path("results"), metavar="DIR", help="default: %(default)s")
-    parser.add_argument("--seeds", type=int, metavar="N", help=f"default: {seeds[1]}, with --quick {seeds[0]}")
     parser.add_argument("--replot", action="store_true", help="draw the saved numbers again, compute nothing")
-    parser.add_argument("--workers", type=int, metavar="N", default=available_cores(), help="default: %(default)s")
+    if seeds is not None:
+        parser.add_argument("--seeds", type=int, metavar="N", help=f"default: {seeds[1]}, with --quick {seeds[0]}")
+        parser.add_argument("--workers", type=int, metavar="N", default=available_cores(), help="default: %(default)s")
     if options is not None:
         options(parser)
     arguments = parser.parse_args(argv)
+    if seeds is None:
+        return arguments
     if arguments.seeds is None:
         arguments.seeds = seeds[0] if arguments.quick else seeds[1]
     for option in ("seeds", "workers"):

@@ -88,7 +88,7 @@ def test_an_interruption_is_not_a_traceback(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "required: {info,warmup}"),
+        ([], "required: {info,warmup,bench}"),
         (["train"], "train"),
         (["warmup", "--cells", "lsmt"], "'lsmt' (choose from"),
         (["warmup", "--dtypes", "float16"], "float16"),

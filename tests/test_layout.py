@@ -26,6 +26,7 @@ RANKS = (
     ("model", "encoder_decoder"),
     ("callbacks", "history", "io", "_source"),
     ("_run", "train", "plot"),
+    ("bench",),
     ("cli",),
     ("__init__",),
 )
@@ -33,7 +34,8 @@ RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
 UPWARD = {("model", "io"), ("encoder_decoder", "io"), ("history", "plot")}  # methods that call what stands above them, imported when called
 
 COMPILES = {"_jit", "_math", "_team", "cells", "cells2d", "kernels", "losses", "optimizers"}
-OPENS = {"_jit", "io", "data"}
+OPENS = {"_jit", "io", "data", "bench"}  # bench: what the system says of the machine; the rounds that are kept
+PEERS = {"torch", "jax", "onnxruntime", "tensorflow"}  # of bench
 FILE_CALLS = {"open", "fdopen", "read_text", "write_text", "read_bytes", "write_bytes"}
 FILE_CALLS |= {"memmap", "fromfile", "tofile", "savez", "savetxt", "loadtxt", "genfromtxt"}
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve"}
@@ -93,6 +95,14 @@ def test_only_plot_imports_matplotlib_and_only_when_it_draws(module):
     for name, at_top, line in imports_of(module):
         if name.split(".")[0] in ("matplotlib", "mpl_toolkits"):
             assert module == "plot" and not at_top, f"{module}:{line} imports {name}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_other_libraries_are_imported_by_their_peer_alone_and_that_by_nobody(module):
+    for name, _, line in imports_of(module):
+        library = {"onnx": "onnxruntime", "keras": "tensorflow"}.get(name.split(".")[0], name.split(".")[0])
+        assert library not in PEERS or module == f"bench.peers.{library}", f"{module}:{line} imports {name}"
+        assert not name.startswith(tuple(f"fastrnn.bench.peers.{peer}" for peer in PEERS)), f"{module}:{line} imports {name}"
 
 
 @pytest.mark.parametrize("module", MODULES)
