@@ -6,6 +6,10 @@ needs nobody: who is late finds less to do, or nothing. The caller returns when 
 
 Items are cut into as many runs of neighbours as there are threads. Each thread begins with its own run, the same one in every region,
 whose data are in its cache; then it helps with the others'. Which thread computes an item changes no bit of it.
+
+A compiled function that shares its items is called with a team and their `count`, takes its role (`enter`), and goes on accordingly:
+as in `parallel`, which makes such a function of what is done for one item. Where that is large, as in the time loops, it is written
+out: a function less for the compiler to go over again.
 """
 
 import sys
@@ -16,12 +20,13 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ._jit import JIT_DISABLED, X86, kernel, loop
+from ._jit import X86, kernel, loop
 
 LINE = 8  # words of a cache line
 TURN, INSIDE, BUSY, RETIRED, THREADS, COUNT, JOB, DATA, NEXT = (LINE * k for k in range(9))  # from NEXT on, a word a run: its next item
 
 YIELD = 1024  # looks
+ALONE, LEADER = -1, -2  # roles; the others are numbers of threads
 
 _WORD, _CODE = ir.IntType(64), ir.IntType(32)
 _POINTER = ir.IntType(8).as_pointer()
@@ -77,7 +82,7 @@ def _relax(typing_context):
 
 
 @intrinsic
-def _offer(typing_context, team):
+def offer(typing_context, team):
     """Leave in `team` where threads find the function this stands in, and its arguments.
 
     What they call is a function of its own that loads them and calls it; with a `count` of -1 - who instead of the one that was given.
@@ -109,7 +114,7 @@ def _offer(typing_context, team):
 
 @intrinsic
 def _perform(typing_context, entry, place, who):
-    """What `_offer` left; the status that Numba's functions return, 0 where all went well."""
+    """What `offer` left; the status that Numba's functions return, 0 where all went well."""
 
     def codegen(context, builder, signature, args):
         kind = ir.FunctionType(_CODE, [_POINTER, _POINTER.as_pointer(), _WORD])
@@ -152,13 +157,22 @@ def serve(team, who, patience):
 
 
 @loop
-def _next(team, count, alone, who, k, item):
-    """(k, the next item for thread `who`), from the run of its k-th neighbour on; -1 where none is left."""
-    if alone:
+def enter(team, count):
+    """The role of who has just called: LEADER, who opens a region; ALONE; or, of those that a leader calls, the number of the thread."""
+    if count < 0:
+        return -1 - count
+    # busy: another thread of Python has a region
+    return ALONE if team[THREADS] == 1 or count < 2 or _swap(team, BUSY, 1) == 1 else LEADER
+
+
+@loop
+def next_item(team, count, role, k, item):
+    """(k, the next item), from the run of the k-th neighbour on; -1 where none is left. Begins with k = 0, item = -1."""
+    if role == ALONE:
         return k, item + 1 if item + 1 < count else -1
     threads = team[THREADS]
     while k < threads:
-        own = (who + k) % threads
+        own = (role + k) % threads
         item = _add(team, NEXT + LINE * own, 1)
         if item < team[COUNT] * (own + 1) // threads:
             return k, item
@@ -167,8 +181,8 @@ def _next(team, count, alone, who, k, item):
 
 
 @loop
-def _lead(team, count):
-    """One region, in which what `_offer` left is done."""
+def lead(team, count):
+    """One region, in which all do what `offer` left."""
     team[COUNT] = count
     for own in range(team[THREADS]):
         team[NEXT + LINE * own] = count * own // team[THREADS]
@@ -185,36 +199,22 @@ def _lead(team, count):
 
 
 @cache
-def parallel_loop(body):
-    """A loop ``run(team, count, *arguments)`` that calls ``body(who, item, *arguments)``, a loop itself, for every item < count.
+def parallel(body):
+    """A kernel ``run(team, count, *arguments)`` that calls ``body(who, item, *arguments)``, a loop, for every item < count.
 
     `who`, the number of the thread, says whose working memory to use; what is done for one item must not depend on it, nor on the others.
     """
-    if JIT_DISABLED:
 
-        def run(team, count, *arguments):
-            for item in range(count):
-                body(0, item, *arguments)
-
-        return run
-
-    @loop
+    @kernel
     def run(team, count, *arguments):
-        alone = count >= 0 and (team[THREADS] == 1 or count < 2 or _swap(team, BUSY, 1) == 1)  # or another thread of Python has a region
-        if count >= 0 and not alone:
-            _offer(team)
-            _lead(team, count)
+        role = enter(team, count)
+        if role == LEADER:
+            offer(team)
+            lead(team, count)
             return
-        who = 0 if alone else -1 - count
-        k, item = _next(team, count, alone, who, 0, -1)
+        k, item = next_item(team, count, role, 0, -1)
         while item >= 0:
-            body(who, item, *arguments)
-            k, item = _next(team, count, alone, who, k, item)
+            body(max(role, 0), item, *arguments)
+            k, item = next_item(team, count, role, k, item)
 
     return run
-
-
-@cache
-def parallel(body):
-    """`parallel_loop` as a kernel of its own. (A kernel within a kernel would be made into machine code twice.)"""
-    return kernel(parallel_loop(body))

@@ -276,7 +276,11 @@ def test_kernels_write_inside_their_arrays_only(case, monkeypatch, plain_threads
     expected = small_runs.run(case, "float64")
     guarded = {}
 
-    monkeypatch.setattr(_direction, "parallel", lambda body: guarded.setdefault(body, RedZones(parallel(body))))
+    def around(make):
+        return lambda cell: guarded.setdefault((make, cell), RedZones(make(cell)))
+
+    for name in ("make_forward", "make_backward"):
+        monkeypatch.setattr(_direction, name, around(getattr(_direction, name)))
     for name in ("pack_columns", "pack_rows", "add_transposed"):
         monkeypatch.setattr(_direction, name, guarded.setdefault(name, RedZones(getattr(_direction, name))))
     assert_same(small_runs.run(case, "float64"), expected)

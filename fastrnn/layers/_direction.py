@@ -8,7 +8,6 @@ import numpy as np
 
 from .. import _memory, _threads
 from .._params import At
-from .._team import parallel
 from ..cells import Cell
 from ..kernels.cpu.loop import Batch, Flow, Layout, Scratch, Span, Sums, Trace, Weights, layout, make_backward, make_forward
 from ..kernels.cpu.packing import add_transposed, pack_columns, pack_rows
@@ -186,18 +185,18 @@ class Direction:
         """[begin, end) in kernel calls of bounded length for B sequences, cut on the grid of blocks."""
         steps = int(SPAN_WORK / (self.operations(B) + ROW_WORK * B)) // grid.block * grid.block or grid.block
         for first in range(begin // steps * steps, end, steps):
-            yield Span(max(first, begin), min(first + steps, end), offset, grid.block, grid.rows, int(self.reverse), column)
+            yield Span(max(first, begin), min(first + steps, end), offset, grid.block, grid.rows, int(self.reverse), column, 0, 0)
 
     def forward(self, weights: Weights, kept: Kept, grid: Grid, state: np.ndarray, begin: int, end: int) -> None:
         """Advance `state` from step `begin` to `end`, filling y and whatever of the tape has room (from `begin` on)."""
-        trace, kernel = Trace(kept.y, kept.others, kept.saved, kept.preactivations), parallel(make_forward(self.cell))
+        trace, kernel = Trace(kept.y, kept.others, kept.saved, kept.preactivations), make_forward(self.cell)
         for span in self._spans(begin, end, begin, grid, state.shape[0] * state.shape[2], kept.column):
             self._run(kernel, grid, span, kept.batch, weights, trace, state)
 
     def backward(self, weights: Weights, kept: Kept, grid: Grid, sums: Sums, flow: Flow, dstate: np.ndarray, begin: int, end: int, limit):
         """Take `dstate` back from step `end` to `begin`, both in the segment of time whose tape is in `kept`."""
         segment = begin // kept.segment
-        trace, kernel = Trace(kept.y, kept.others, kept.saved, kept.preactivations), parallel(make_backward(self.cell))
+        trace, kernel = Trace(kept.y, kept.others, kept.saved, kept.preactivations), make_backward(self.cell)
         spans = self._spans(begin, end, segment * kept.segment, grid, dstate.shape[0] * dstate.shape[2], kept.column)
         for span in reversed(list(spans)):
             self._run(kernel, grid, span, kept.batch, weights, trace, kept.starts[segment], sums, flow, dstate, limit)

@@ -365,8 +365,8 @@ def _climb(forwards):
         @loop
         def top(who, item, t, rows, links):
             link = links[0]
-            span = Span(t, t + 1, 0, link.block, rows, 0, 0)
-            forward(who, item, span, link.batch, link.weights, link.trace, link.state, link.scratch)
+            span = Span(t, t + 1, 0, link.block, rows, 0, 0, item, who)
+            forward(link.scratch.team, 1, span, link.batch, link.weights, link.trace, link.state, link.scratch)
 
         return top
 
@@ -375,8 +375,8 @@ def _climb(forwards):
     @loop
     def step(who, item, t, rows, links):
         link = links[0]
-        span = Span(t, t + 1, 0, link.block, rows, 0, 0)
-        forward(who, item, span, link.batch, link.weights, link.trace, link.state, link.scratch)
+        span = Span(t, t + 1, 0, link.block, rows, 0, 0, item, who)
+        forward(link.scratch.team, 1, span, link.batch, link.weights, link.trace, link.state, link.scratch)
         above(who, item, t, rows, links[1:])
 
     return step
@@ -445,9 +445,9 @@ def _descend(backwards):
         @loop
         def top(who, item, t, rows, links):
             link = links[0]
-            span = Span(t, t + 1, 0, link.block, rows, 0, 0)
-            backward(who, item, span, link.batch, link.weights, link.trace, link.start, link.sums, link.flow, link.dstate, link.limit,
-                     link.scratch)  # fmt: skip
+            span = Span(t, t + 1, 0, link.block, rows, 0, 0, item, who)
+            backward(link.scratch.team, 1, span, link.batch, link.weights, link.trace, link.start, link.sums, link.flow, link.dstate,
+                     link.limit, link.scratch)  # fmt: skip
 
         return top
 
@@ -455,8 +455,8 @@ def _descend(backwards):
     def step(who, item, t, rows, links):
         above(who, item, t, rows, links[1:])
         link = links[0]
-        span = Span(t, t + 1, 0, link.block, rows, 0, 0)
-        backward(who, item, span, link.batch, link.weights, link.trace, link.start, link.sums, link.flow, link.dstate, link.limit,
-                 link.scratch)  # fmt: skip
+        span = Span(t, t + 1, 0, link.block, rows, 0, 0, item, who)
+        backward(link.scratch.team, 1, span, link.batch, link.weights, link.trace, link.start, link.sums, link.flow, link.dstate,
+                 link.limit, link.scratch)  # fmt: skip
 
     return step

@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..._jit import full_vectors, loop, pointwise
-from ..._team import THREADS, parallel_loop
+from ..._jit import full_vectors, kernel, loop, pointwise
+from ..._team import LEADER, THREADS, enter, lead, next_item, offer
 from .._take import PUT, TAKE
 from .product import team_product, team_product_transposed
 from .rows import add_row, clear_row, copy_row, scale_row
@@ -49,6 +49,8 @@ class Span(NamedTuple):
     rows: int
     reverse: int
     column: int  # where this direction's units begin in y
+    item: int  # the first work item,
+    who: int  # and the thread of the first one, where a kernel within a kernel runs them
 
 
 class Weights(NamedTuple):
@@ -93,7 +95,7 @@ class Flow(NamedTuple):
 class Scratch(NamedTuple):
     """Working memory of one thread; n rows of a block, R rows of a slice, Z slots' room in a row of pre-activations.
 
-    Kernels are given that of all threads, with an axis before the others.
+    Kernels are given that of all threads, with an axis before the others (but `team`).
     """
 
     x: np.ndarray  # (n, D)
@@ -113,10 +115,10 @@ class Scratch(NamedTuple):
 
 @loop
 def of_thread(scratch, who):
-    """The working memory of one thread; but `row` and `panel` as they are, for all that may share its work."""
+    """The working memory of one thread; but `panel` of all that may share its work."""
     x, z, s, s_new, operand, held, u, dx, row, unit, panel, counts, team = scratch
     return Scratch(
-        x[who], z[who], s[who], s_new[who], operand[who], held[who], u[who], dx[who], row, unit[who], panel, counts[who], team
+        x[who], z[who], s[who], s_new[who], operand[who], held[who], u[who], dx[who], row[who], unit[who], panel, counts[who], team
     )
 
 
@@ -205,7 +207,7 @@ def scatter_inputs(dxs, order, lengths, first, count, reverse, begin, end, dx):
 
 @cache
 def make_forward(cell):
-    """What the forward kernel of `cell` does for one work item: fills `trace` and advances `state` (E, S, B, H) over `span`."""
+    """The forward kernel of `cell`: fills `trace` and advances `state` (E, S, B, H) over `span`."""
     step, modulate = cell.step, cell.modulate
     G, S = len(cell.slots), len(cell.states)
     take_gates, take_states, take_unit = TAKE[G], TAKE[S], TAKE[len(cell.parameters)]
@@ -228,11 +230,10 @@ def make_forward(cell):
 
     @loop
     def prepare(s, order, first, active, mask, operand):
-        """The operand of the recurrent product: h, masked where there is a mask."""
+        """The operand of the recurrent product where there is a mask: h, masked."""
         for r in range(active):
             copy_row(s[r, 0], operand[r, : s.shape[2]])
-            if mask.shape[0] > 0:
-                scale_row(mask[order[first + r]], operand[r, : s.shape[2]])
+            scale_row(mask[order[first + r]], operand[r, : s.shape[2]])
 
     @loop
     def prepare_modulated(z, s, unit, order, first, active, k, mask, operand):
@@ -255,75 +256,78 @@ def make_forward(cell):
             for g in range(G):
                 copy_row(a[g], preactivations[tape, b, g])
 
-    @parallel_loop
-    @loop
-    def advance(helper, item, parts, who, z, s, s_new, unit, row, saved, others, preactivations, y, goal, alpha, order, lengths, place):
-        """One of `parts` pieces of the rows of a step, once their pre-activations are complete."""
-        first, active, k, step_number, offset, reverse, column = place
-        H, tape = s.shape[2], step_number - offset
-        for r in range(active * item // parts, active * (item + 1) // parts):
-            b = order[first + r]
-            t = lengths[b] - 1 - step_number if reverse else step_number
-            units(z[k + r], s[r], unit, s_new[r], saved[tape, b] if saved.shape[0] > 0 else row[who + helper, 0])
-            keep(z[k + r], s_new[r], s[r], y[t, b, column : column + H], others, preactivations, tape, t, b)
-            pull_row(goal, alpha, t, b, s[r, 0])
-
-    @loop
-    def forward(who, item, span, batch, weights, trace, state, scratch):
-        """Item = member * slices + slice. state (E, S, B, H): at span.begin on entry, at span.end on return."""
+    @kernel
+    def forward(team, count, span, batch, weights, trace, state, scratch):
+        """An item is member * slices + slice. state (E, S, B, H): at span.begin on entry, at span.end on return."""
+        role = enter(team, count)
+        if role == LEADER:
+            offer(team)
+            lead(team, count)
+            return
         # unpacked once: every attribute of a tuple of arrays costs the compiler a copy of all of them
-        span_begin, span_end, offset, block, rows, reverse, column = span
+        span_begin, span_end, offset, block, rows, reverse, column, span_item, who = span
+        thread = who + max(role, 0)
         x, orders, lengths_of, mask, goal, alpha = batch
         w_input, w_recurrent, w_modulated, bias, unit = weights
-        xs, z, s, s_new, operand, _, _, _, row, _, _, _, team = of_thread(scratch, who)
+        xs, z, s, s_new, operand, _, _, _, row, _, _, _, inner = of_thread(scratch, thread)
         y, others, saved, preactivations = trace
         B, H, D, Hp, width = orders.shape[1], s.shape[2], x.shape[3], operand.shape[1], z.shape[1] * z.shape[2]
-        xs_flat, z_flat, operand_flat = xs.reshape(-1), z.reshape(-1), operand.reshape(-1)
-        slices = (B + rows - 1) // rows
-        member, first = item // slices, (item % slices) * rows
-        order, lengths = orders[member % orders.shape[0]], lengths_of[member % lengths_of.shape[0]]
-        count, mask_e, unit_e = min(rows, B - first), mask[member % mask.shape[0]], unit[member]
-        x_e, y_e, others_e, saved_e = x[member % x.shape[0]], y[member], others[member], saved[member]
-        preactivations_e, goal_e = preactivations[member], goal[member % goal.shape[0]]
-        for r in range(count):
-            for i in range(S):
-                copy_row(state[member, i, order[first + r]], s[r, i])
-        begin = span_begin
-        while begin < span_end:
-            end = min(span_end, (begin // block + 1) * block)
-            total = gather_inputs(x_e, order, lengths, first, count, reverse, begin, end, xs)
-            for k in range(total):
-                copy_row(bias[member], z_flat[k * width : (k + 1) * width])
-            team_product(team, xs_flat, 0, D, 1, w_input[member], 0, z_flat, in0 * H, width, (total, w_input.shape[1] // D, D))
-            k, active = 0, count
-            for step_number in range(begin, end):
-                active = active_rows(order, lengths, first, active, step_number)
-                if recurrent:
-                    prepare(s, order, first, active, mask_e, operand)
-                    team_product(team, operand_flat, 0, Hp, 1, w_recurrent[member], 0, z_flat, k * width + rec0 * H, width,
-                            (active, w_recurrent.shape[1] // H, H))  # fmt: skip
-                if modulated:
-                    prepare_modulated(z, s, unit_e, order, first, active, k, mask_e, operand)
-                    team_product(team, operand_flat, 0, Hp, 1, w_modulated[member], 0, z_flat, k * width + mod0 * H, width,
-                            (active, w_modulated.shape[1] // H, H))  # fmt: skip
-                parts, place = min(team[THREADS], active), (first, active, k, step_number, offset, reverse, column)
-                advance(team, parts, parts, who, z, s, s_new, unit_e, row, saved_e, others_e, preactivations_e, y_e, goal_e, alpha,
-                        order, lengths, place)  # fmt: skip
-                k += active
-            begin = end
-        for r in range(count):
-            b = order[first + r]
-            for i in range(S):
-                copy_row(s[r, i], state[member, i, b])
-            for t in range(max(span_begin, lengths[b]), span_end):  # beyond the end, in both directions
-                clear_row(y_e[t, b, column : column + H])
+        xs_flat, z_flat, s_flat, operand_flat = xs.reshape(-1), z.reshape(-1), s.reshape(-1), operand.reshape(-1)
+        slices, parts = (B + rows - 1) // rows, inner[THREADS]
+        k_run, item = next_item(team, count, role, 0, -1)
+        while item >= 0:
+            number = span_item + item
+            member, first = number // slices, (number % slices) * rows
+            order, lengths = orders[member % orders.shape[0]], lengths_of[member % lengths_of.shape[0]]
+            height, mask_e, unit_e = min(rows, B - first), mask[member % mask.shape[0]], unit[member]
+            x_e, y_e, others_e, saved_e = x[member % x.shape[0]], y[member], others[member], saved[member]
+            preactivations_e, goal_e = preactivations[member], goal[member % goal.shape[0]]
+            for r in range(height):
+                for i in range(S):
+                    copy_row(state[member, i, order[first + r]], s[r, i])
+            begin = span_begin
+            while begin < span_end:
+                end = min(span_end, (begin // block + 1) * block)
+                total = gather_inputs(x_e, order, lengths, first, height, reverse, begin, end, xs)
+                for k in range(total):
+                    copy_row(bias[member], z_flat[k * width : (k + 1) * width])
+                team_product(inner, parts, xs_flat, 0, D, 1, w_input[member], 0, z_flat, in0 * H, width, (total, w_input.shape[1] // D, D))
+                k, active = 0, height
+                for step_number in range(begin, end):
+                    active = active_rows(order, lengths, first, active, step_number)
+                    if recurrent:
+                        if mask_e.shape[0] > 0:
+                            prepare(s, order, first, active, mask_e, operand)
+                        masked, a_row = (operand_flat, Hp) if mask_e.shape[0] > 0 else (s_flat, S * H)
+                        team_product(inner, parts, masked, 0, a_row, 1, w_recurrent[member], 0, z_flat, k * width + rec0 * H, width,
+                                     (active, w_recurrent.shape[1] // H, H))  # fmt: skip
+                    if modulated:
+                        prepare_modulated(z, s, unit_e, order, first, active, k, mask_e, operand)
+                        team_product(inner, parts, operand_flat, 0, Hp, 1, w_modulated[member], 0, z_flat, k * width + mod0 * H, width,
+                                (active, w_modulated.shape[1] // H, H))  # fmt: skip
+                    tape = step_number - offset
+                    for r in range(active):
+                        b = order[first + r]
+                        t = lengths[b] - 1 - step_number if reverse else step_number
+                        units(z[k + r], s[r], unit_e, s_new[r], saved_e[tape, b] if saved_e.shape[0] > 0 else row[0])
+                        keep(z[k + r], s_new[r], s[r], y_e[t, b, column : column + H], others_e, preactivations_e, tape, t, b)
+                        pull_row(goal_e, alpha, t, b, s[r, 0])
+                    k += active
+                begin = end
+            for r in range(height):
+                b = order[first + r]
+                for i in range(S):
+                    copy_row(s[r, i], state[member, i, b])
+                for t in range(max(span_begin, lengths[b]), span_end):  # beyond the end, in both directions
+                    clear_row(y_e[t, b, column : column + H])
+            k_run, item = next_item(team, count, role, k_run, item)
 
     return forward
 
 
 @cache
 def make_backward(cell):
-    """What the backward kernel of `cell` does for one work item: adds to `sums`, fills `flow`, takes `dstate` from end to begin."""
+    """The backward kernel of `cell`: adds to `sums`, fills `flow`, takes `dstate` (E, S, B, H) from span.end to span.begin."""
     step_backward, modulate_backward = cell.step_backward, cell.modulate_backward
     G, S, P = len(cell.slots), len(cell.states), len(cell.parameters)
     take_states, take_saved, take_unit = TAKE[S], TAKE[len(cell.saved)], TAKE[P]
@@ -415,94 +419,92 @@ def make_backward(cell):
         for i in range(P):
             add_row(dunit[i], unit_sum[i])
 
-    @parallel_loop
-    @loop
-    def retreat(helper, item, parts, who, z, ds, ds_old, unit, row, held, saved, others, y, start, flow, goal, alpha, order, lengths,
-                dunit, place):  # fmt: skip
-        """One of `parts` pieces of the rows of a step: from dL/dstate to dL/dpre-activations, all but what a modulated operand adds."""
-        first, active, k, step_number, offset, reverse, column = place
-        row, tape = row[who + helper], step_number - offset
-        dy, dstates = flow
-        for r in range(active * item // parts, active * (item + 1) // parts):
-            b = order[first + r]
-            t = lengths[b] - 1 - step_number if reverse else step_number
-            receive(dy, dstates, alpha, column, tape, t, b, ds[r])
-            load_states(y, others, start, goal, alpha, column, offset, reverse, step_number, t, b, row[0], row[1])
-            units(saved[tape, b], row[0], row[1], unit, ds[r], z[k + r], ds_old[r], row[2])
-            for i in range(P):
-                add_row(row[2, i], dunit[i])
-            copy_row(row[0, 0], held[k + r])
-
-    @loop
-    def backward(who, item, span, batch, weights, trace, start, sums, flow, dstate, limit, scratch):
+    @kernel
+    def backward(team, count, span, batch, weights, trace, start, sums, flow, dstate, limit, scratch):
         """start (E, S, B, H): the state at span.offset; dstate (E, S, B, H): dL/dstate at span.end, then at span.begin."""
-        span_begin, span_end, offset, block, rows, reverse, column = span
+        role = enter(team, count)
+        if role == LEADER:
+            offer(team)
+            lead(team, count)
+            return
+        span_begin, span_end, offset, block, rows, reverse, column, span_item, who = span
+        thread = who + max(role, 0)
         x, orders, lengths_of, mask, goal, alpha = batch
         w_input, w_recurrent, w_modulated, _, unit = weights
-        xs, z, ds, ds_old, operand, held, u, dxs, row, dunit, panel, counts, team = of_thread(scratch, who)
+        xs, z, ds, ds_old, operand, held, u, dxs, row, dunit, panel, counts, inner = of_thread(scratch, thread)
         y, others, saved, _ = trace
         dy, dx, dstates, dpreactivations = flow
         B, H, D, Hp, Dp, width = orders.shape[1], ds.shape[2], x.shape[3], operand.shape[1], dxs.shape[1], z.shape[1] * z.shape[2]
         xs_flat, z_flat, operand_flat, held_flat, u_flat, dxs_flat = (
             xs.reshape(-1), z.reshape(-1), operand.reshape(-1), held.reshape(-1), u.reshape(-1), dxs.reshape(-1)
         )  # fmt: skip
-        slices = (B + rows - 1) // rows
-        member, first = item // slices, (item % slices) * rows
-        order, lengths = orders[member % orders.shape[0]], lengths_of[member % lengths_of.shape[0]]
-        count, mask_e, unit_e, start_e = min(rows, B - first), mask[member % mask.shape[0]], unit[member], start[member]
-        x_e, y_e, others_e, saved_e = x[member % x.shape[0]], y[member], others[member], saved[member]
-        dy_e, dx_e, dstates_e, dpreactivations_e = dy[member], dx[member], dstates[member], dpreactivations[member]
-        goal_e = goal[member % goal.shape[0]]
-        for r in range(count):
-            for i in range(S):
-                copy_row(dstate[member, i, order[first + r]], ds[r, i])
-        end = span_end
-        while end > span_begin:
-            begin = max(span_begin, (end - 1) // block * block)
-            total, active = gather_inputs(x_e, order, lengths, first, count, reverse, begin, end, xs), count
-            for step_number in range(begin, end):
-                active = active_rows(order, lengths, first, active, step_number)
-                counts[step_number - begin] = active
-            for i in range(P):
-                clear_row(dunit[i])
-            k = total
-            for step_number in range(end - 1, begin - 1, -1):
-                active, tape = counts[step_number - begin], step_number - offset
-                k -= active
-                parts = min(team[THREADS], active) if P == 0 else 1  # sums over rows have one order
-                place = (first, active, k, step_number, offset, reverse, column)
-                retreat(team, parts, parts, who, z, ds, ds_old, unit_e, row, held, saved_e, others_e, y_e, start_e, (dy_e, dstates_e),
-                        goal_e, alpha, order, lengths, dunit, place)  # fmt: skip
-                if modulated:
-                    clear_row(operand_flat[: active * Hp])
-                    team_product(team, z_flat, k * width + mod0 * H, width, 1, w_modulated[member], 0, operand_flat, 0, Hp,
-                            (active, Hp, (mod1 - mod0) * H))  # fmt: skip
+        slices, parts = (B + rows - 1) // rows, inner[THREADS]
+        k_run, item = next_item(team, count, role, 0, -1)
+        while item >= 0:
+            number = span_item + item
+            member, first = number // slices, (number % slices) * rows
+            order, lengths = orders[member % orders.shape[0]], lengths_of[member % lengths_of.shape[0]]
+            height, mask_e, unit_e, start_e = min(rows, B - first), mask[member % mask.shape[0]], unit[member], start[member]
+            x_e, y_e, others_e, saved_e = x[member % x.shape[0]], y[member], others[member], saved[member]
+            dy_e, dx_e, dstates_e, dpreactivations_e = dy[member], dx[member], dstates[member], dpreactivations[member]
+            goal_e = goal[member % goal.shape[0]]
+            for r in range(height):
+                for i in range(S):
+                    copy_row(dstate[member, i, order[first + r]], ds[r, i])
+            end = span_end
+            while end > span_begin:
+                begin = max(span_begin, (end - 1) // block * block)
+                total, active = gather_inputs(x_e, order, lengths, first, height, reverse, begin, end, xs), height
+                for step_number in range(begin, end):
+                    active = active_rows(order, lengths, first, active, step_number)
+                    counts[step_number - begin] = active
+                for i in range(P):
+                    clear_row(dunit[i])
+                k = total
+                for step_number in range(end - 1, begin - 1, -1):
+                    active, tape = counts[step_number - begin], step_number - offset
+                    k -= active
                     for r in range(active):
                         b = order[first + r]
-                        if mask_e.shape[0] > 0:
-                            scale_row(mask_e[b], operand[r, :H])
-                        modulate_units(saved_e[tape, b], held[k + r], unit_e, operand[r], u[k + r], z[k + r], ds_old[r])
-                        if mask_e.shape[0] > 0:
-                            scale_row(mask_e[b], u[k + r])
-                finish(z, held, order, first, active, k, mask_e, limit, sums.cut[item])
+                        t = lengths[b] - 1 - step_number if reverse else step_number
+                        receive(dy_e, dstates_e, alpha, column, tape, t, b, ds[r])
+                        load_states(y_e, others_e, start_e, goal_e, alpha, column, offset, reverse, step_number, t, b, row[0], row[1])
+                        units(saved_e[tape, b], row[0], row[1], unit_e, ds[r], z[k + r], ds_old[r], row[2])
+                        for i in range(P):
+                            add_row(row[2, i], dunit[i])
+                        copy_row(row[0, 0], held[k + r])
+                    if modulated:
+                        clear_row(operand_flat[: active * Hp])
+                        team_product(inner, parts, z_flat, k * width + mod0 * H, width, 1, w_modulated[member], 0, operand_flat, 0, Hp,
+                                (active, Hp, (mod1 - mod0) * H))  # fmt: skip
+                        for r in range(active):
+                            b = order[first + r]
+                            if mask_e.shape[0] > 0:
+                                scale_row(mask_e[b], operand[r, :H])
+                            modulate_units(saved_e[tape, b], held[k + r], unit_e, operand[r], u[k + r], z[k + r], ds_old[r])
+                            if mask_e.shape[0] > 0:
+                                scale_row(mask_e[b], u[k + r])
+                    finish(z, held, order, first, active, k, mask_e, limit, sums.cut[number])
+                    if recurrent:
+                        clear_row(operand_flat[: active * Hp])
+                        team_product(inner, parts, z_flat, k * width + rec0 * H, width, 1, w_recurrent[member], 0, operand_flat, 0, Hp,
+                                (active, Hp, (rec1 - rec0) * H))  # fmt: skip
+                    pass_on(operand, ds_old, ds, z, dpreactivations_e, order, first, active, k, mask_e, tape)
+                team_product_transposed(inner, parts, xs_flat, D, z_flat, in0 * H, width, sums.input[number], total, thread, panel)
                 if recurrent:
-                    clear_row(operand_flat[: active * Hp])
-                    team_product(team, z_flat, k * width + rec0 * H, width, 1, w_recurrent[member], 0, operand_flat, 0, Hp,
-                            (active, Hp, (rec1 - rec0) * H))  # fmt: skip
-                pass_on(operand, ds_old, ds, z, dpreactivations_e, order, first, active, k, mask_e, tape)
-            team_product_transposed(team, xs_flat, D, z_flat, in0 * H, width, sums.input[item], total, who, panel)
-            if recurrent:
-                team_product_transposed(team, held_flat, H, z_flat, rec0 * H, width, sums.recurrent[item], total, who, panel)
-            if modulated:
-                team_product_transposed(team, u_flat, H, z_flat, mod0 * H, width, sums.modulated[item], total, who, panel)
-            add_vectors(z_flat, total, width, panel[who], dunit, sums.bias[item], sums.unit[item])
-            if dx_e.shape[0] > 0:
-                clear_row(dxs_flat[: total * Dp])
-                team_product(team, z_flat, in0 * H, width, 1, w_input[member], 0, dxs_flat, 0, Dp, (total, Dp, (in1 - in0) * H))
-                scatter_inputs(dxs, order, lengths, first, count, reverse, begin, end, dx_e)
-            end = begin
-        for r in range(count):
-            for i in range(S):
-                copy_row(ds[r, i], dstate[member, i, order[first + r]])
+                    team_product_transposed(inner, parts, held_flat, H, z_flat, rec0 * H, width, sums.recurrent[number], total, thread,
+                                        panel)  # fmt: skip
+                if modulated:
+                    team_product_transposed(inner, parts, u_flat, H, z_flat, mod0 * H, width, sums.modulated[number], total, thread, panel)
+                add_vectors(z_flat, total, width, panel[thread], dunit, sums.bias[number], sums.unit[number])
+                if dx_e.shape[0] > 0:
+                    clear_row(dxs_flat[: total * Dp])
+                    team_product(inner, parts, z_flat, in0 * H, width, 1, w_input[member], 0, dxs_flat, 0, Dp, (total, Dp, (in1 - in0) * H))
+                    scatter_inputs(dxs, order, lengths, first, height, reverse, begin, end, dx_e)
+                end = begin
+            for r in range(height):
+                for i in range(S):
+                    copy_row(ds[r, i], dstate[member, i, order[first + r]])
+            k_run, item = next_item(team, count, role, k_run, item)
 
     return backward

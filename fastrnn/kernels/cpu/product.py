@@ -12,7 +12,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from ..._jit import FUSED, JIT_DISABLED, VECTOR_BYTES, X86, kernel, loop, pointwise
-from ..._team import THREADS, parallel_loop
+from ..._team import LEADER, THREADS, enter, lead, next_item, offer
 from .rows import copy_row
 
 WIDE = 4 if VECTOR_BYTES == 64 or not X86 else 2  # vectors of a full panel: 6 x 4 accumulators of 32 registers, or 6 x 2 of 16
@@ -215,42 +215,39 @@ product = _plain_product if JIT_DISABLED else kernel(_product)
 product_transposed = _plain_product_transposed if JIT_DISABLED else kernel(_product_transposed)
 
 
-@parallel_loop
 @loop
-def _by_panels(who, item, a, a0, a_row, a_k, b, b0, c, c0, c_row, sizes, parts):
-    """One of `parts` pieces of a product: some of B's panels."""
-    M, N, K = sizes
-    wide = WIDE * (VECTOR_BYTES // c.itemsize)
+def _piece(N, parts, item, one):
+    """Columns [begin, end) of one of `parts` pieces of N, in whole panels but for the last."""
+    wide = WIDE * one
     panels = N // wide
-    begin, end = panels * item // parts * wide, panels * (item + 1) // parts * wide if item + 1 < parts else N
-    product(a, a0, a_row, a_k, b, b0 + begin * K, c, c0 + begin, c_row, (M, end - begin, K))
+    return panels * item // parts * wide, panels * (item + 1) // parts * wide if item + 1 < parts else N
 
 
 @loop
-def team_product(team, a, a0, a_row, a_k, b, b0, c, c0, c_row, sizes):
-    """`product`, by all threads of a team, each of which has the same panels in every call: they stay in its cache."""
-    parts = team[THREADS]
-    if parts == 1:
-        product(a, a0, a_row, a_k, b, b0, c, c0, c_row, sizes)
-    else:
-        _by_panels(team, parts, a, a0, a_row, a_k, b, b0, c, c0, c_row, sizes, parts)
-
-
-@parallel_loop
-@loop
-def _by_panels_transposed(who, item, a, M, dz, z0, width, target, K, panel, parts):
-    """One of `parts` pieces of a transposed product: some of its columns."""
-    N, wide = target.shape[0] // M, WIDE * (VECTOR_BYTES // target.itemsize)
-    panels = N // wide
-    begin, end = panels * item // parts * wide, panels * (item + 1) // parts * wide if item + 1 < parts else N
-    product_transposed(a, M, dz, z0, width, target, K, panel[who], begin, end)
+def team_product(team, count, a, a0, a_row, a_k, b, b0, c, c0, c_row, sizes):
+    """`product`, by all threads of a team, each of which has the same panels in every call: they stay in its cache. `count`: its size."""
+    role, parts, (M, N, K) = enter(team, count), team[THREADS], sizes
+    if role == LEADER:
+        offer(team)
+        lead(team, count)
+        return
+    k, item = next_item(team, count, role, 0, -1)
+    while item >= 0:
+        begin, end = _piece(N, parts, item, VECTOR_BYTES // c.itemsize)
+        product(a, a0, a_row, a_k, b, b0 + begin * K, c, c0 + begin, c_row, (M, end - begin, K))
+        k, item = next_item(team, count, role, k, item)
 
 
 @loop
-def team_product_transposed(team, a, M, dz, z0, width, target, K, who, panel):
+def team_product_transposed(team, count, a, M, dz, z0, width, target, K, who, panel):
     """`product_transposed`, by all threads of a team; `panel` has room for each of them."""
-    N, parts = target.shape[0] // M, team[THREADS]
-    if parts == 1:
-        product_transposed(a, M, dz, z0, width, target, K, panel[who], 0, N)
-    else:
-        _by_panels_transposed(team, parts, a, M, dz, z0, width, target, K, panel, parts)
+    role, parts = enter(team, count), team[THREADS]
+    if role == LEADER:
+        offer(team)
+        lead(team, count)
+        return
+    k, item = next_item(team, count, role, 0, -1)
+    while item >= 0:
+        begin, end = _piece(target.shape[0] // M, parts, item, VECTOR_BYTES // target.itemsize)
+        product_transposed(a, M, dz, z0, width, target, K, panel[who + max(role, 0)], begin, end)
+        k, item = next_item(team, count, role, k, item)
