@@ -1,5 +1,6 @@
 """What `fit` is given as data, brought to one form: batches that can be started at any place."""
 
+import copy
 import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -42,6 +43,10 @@ class Source:
         for item in self._items(epoch, batch, seen):
             yield item if isinstance(item, Batch) else as_batch(item)
 
+    def seeded(self, seed: int) -> "Source":
+        """The same data in the order of another seed, where `fit` gives the order."""
+        return self
+
     def _items(self, epoch: int, batch: int, seen: int) -> Iterable[Any]:
         return itertools.islice(self._data, batch, None)
 
@@ -57,6 +62,11 @@ class _Arrays(_Epochs):
     """Batches of arrays."""
 
     cut = True
+
+    def seeded(self, seed):
+        batches = copy.copy(self._data)
+        batches.seed = seed
+        return _Arrays(batches)
 
 
 class _Stream(Source):

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from queue import Empty, SimpleQueue
 
 from . import _check
@@ -18,6 +19,7 @@ _pool: ThreadPoolExecutor | None = None
 _lock = threading.Lock()
 _threads: int | None = None
 _helping = threading.local()  # of a helper: the `region` it works for
+MOVED_WORK = 2e5  # numbers moved or added below which waking a second thread costs more than it saves
 LOOK_UP = 0.05  # seconds: a wait without end would miss a signal that came just before it
 
 
@@ -70,6 +72,15 @@ def run(tasks: Sequence[Callable[[], None]]) -> None:
     for error in (failure, *region.errors):
         if error is not None:
             raise error
+
+
+def over_members(function: Callable[..., None], E: int, work: float, *arguments) -> None:
+    """``function(first, last, *arguments)`` for members [0, E), in as many pieces as are worth a thread; `work`: numbers moved for one."""
+    if E * work < MOVED_WORK:
+        function(0, E, *arguments)
+        return
+    parts = min(E, 2 * get_num_threads())
+    run([partial(function, E * k // parts, E * (k + 1) // parts, *arguments) for k in range(parts)])
 
 
 class _Region:

@@ -19,6 +19,8 @@ class Report(NamedTuple):
         The row that History got for it: ``gradient_norm``, ``learning_rate``, ``validation_loss``, ...
     model : Model
     history : History
+    member : int
+        The model's number in an ensemble, from 0; 0 for a model alone.
     """
 
     epoch: int
@@ -27,6 +29,7 @@ class Report(NamedTuple):
     metrics: dict[str, float]
     model: Any
     history: Any
+    member: int = 0
 
 
 class Callback:

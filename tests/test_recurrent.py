@@ -305,8 +305,8 @@ def test_members_have_the_bits_of_models_alone(variant, common, threads, monkeyp
     dstates = [rng.normal(size=state.shape) for state in states]
     dy = rng.normal(size=(E, T, B, 10))
     params = Params(nets[0].params.shapes, "float64", np.stack([net.params.flat for net in nets]))
-    for name in ("SERIAL_WORK", "MOVED_WORK"):
-        monkeypatch.setattr(f"fastrnn.layers._direction.{name}", 0.0)
+    monkeypatch.setattr("fastrnn.layers._direction.SERIAL_WORK", 0.0)
+    monkeypatch.setattr("fastrnn._threads.MOVED_WORK", 0.0)
 
     def everything(net, params, members):
         """What a forward and a backward of `members` give; a common input has but one row."""
@@ -314,10 +314,10 @@ def test_members_have_the_bits_of_models_alone(variant, common, threads, monkeyp
         rows = Rows.of(lengths[one])
         drawn = Masks([mask[members] for mask in masks.recurrent], [None, masks.between[1][members]])
         tape, grads = Tape(net, rows, T, True), params.like()
-        y, final, tape.layers = net._run(params, x[one], rows, [state[members] for state in states], drawn, T)
+        y, final, tape.layers = net.run(params, x[one], rows, [state[members] for state in states], drawn, T)
         tape.between = drawn.between
-        back = net._run_back(params, tape, dy[members], [state[members] for state in dstates], grads, 0, limit)
-        no_inputs = net._run_back(params, tape, dy[members], [state[members] for state in dstates], params.like(), 0, limit, inputs=False)
+        back = net.run_back(params, tape, dy[members], [state[members] for state in dstates], grads, 0, limit)
+        no_inputs = net.run_back(params, tape, dy[members], [state[members] for state in dstates], params.like(), 0, limit, inputs=False)
         assert no_inputs[0].shape[1] == 0
         return [y, *final, back[0], *back[1], back[2], grads.flat.reshape(len(y), -1)]
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import _threads
 from .._params import At
+from .._threads import over_members
 from ..cells import Cell
 from ..kernels.cpu.loop import Batch, Flow, Layout, Scratch, Span, Sums, Trace, Weights, layout, make_backward, make_forward
 from ..kernels.cpu.packing import add_transposed, pack_columns, pack_rows
@@ -15,7 +16,6 @@ from ..kernels.cpu.product import WIDE, aligned, lanes, padded
 
 BLOCK_BYTES = 384 * 1024  # what a block of time may take of a core's second-level cache
 SERIAL_WORK = 4e6  # operations below which waking a second thread costs more than it saves
-MOVED_WORK = 2e5  # the same, of numbers packed or added
 SPAN_WORK = 2e10  # operations in one kernel call at most, so that an interruption is seen within a second
 ROW_WORK = 1e5  # operations that a row of one step costs beside its arithmetic: what small layers spend their time on
 
@@ -234,15 +234,6 @@ class Direction:
             empty(n if self.modulated_rows.size else 0, H), empty(n, padded(self.D, dtype)), empty(3, max(S, P, K, 1), H), empty(P, H),
             aligned(panel, dtype), np.empty(grid.block, np.int64),
         )  # fmt: skip
-
-
-def over_members(kernel, E: int, work: float, *arguments) -> None:
-    """`kernel` over members [0, E), each about `work` numbers moved, in as many pieces as are worth a thread."""
-    if E * work < MOVED_WORK:
-        kernel(0, E, *arguments)
-        return
-    parts = min(E, 2 * _threads.get_num_threads())
-    _threads.run([partial(kernel, E * k // parts, E * (k + 1) // parts, *arguments) for k in range(parts)])
 
 
 def run_side_by_side(*directions) -> None:

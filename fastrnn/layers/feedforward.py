@@ -8,10 +8,11 @@ from .. import _check, _threads
 from .._math import ACTIVATIONS
 from .._params import Params
 from ..initializers import Uniform
-from ..kernels.cpu.affine import BLOCK, AffineScratch, affine, affine_backward, embed_backward
+from ..kernels.cpu.affine import BLOCK, AffineScratch, affine, affine_backward, embed, embed_backward
 from ..kernels.cpu.packing import add_transposed, pack_columns, pack_rows
 from ..kernels.cpu.product import WIDE, aligned, lanes, padded
 from ..kernels.cpu.units import activate, activate_backward
+from ._direction import SERIAL_WORK
 from .recurrent import dropout_mask
 
 ITEMS = 16  # pieces at most into which rows are cut
@@ -43,60 +44,75 @@ class Linear:
         self.activation = _check.choice("activation", activation, ACTIVATIONS)
         self.dtype, self.seed = _check.dtype(dtype), _check.integer("seed", seed, minimum=0)
         self.params = Params({"weight": (output_size, input_size), "bias": (output_size,)}, self.dtype)
-        rng = np.random.default_rng(seed)
+        self.draw(self.seed)
+
+    def draw(self, seed: int) -> None:
+        """Draw every weight anew, as a layer built with this seed has them."""
+        self.seed, rng = seed, np.random.default_rng(seed)
         for name, shape in self.params.shapes.items():
-            self.params[name] = Uniform()(shape, rng, hidden_size=input_size)
+            self.params[name] = Uniform()(shape, rng, hidden_size=self.input_size)
 
     def config(self) -> dict:
         names = ("input_size", "output_size", "activation", "seed")
         return {name: getattr(self, name) for name in names} | {"dtype": self.dtype.name}
 
-    def _items(self, N: int) -> list[tuple[int, int]]:
-        """Rows of every item: a function of N alone."""
+    def _items(self, N: int) -> tuple[int, int]:
+        """(rows of an item, how many items) of one member: a function of N alone."""
         size = max(2 * BLOCK, -(-N // ITEMS))
-        return [(first, min(first + size, N)) for first in range(0, N, size)]
+        return size, -(-N // size)
 
     def _scratch(self) -> AffineScratch:
         Op, Dp = padded(self.output_size, self.dtype), padded(self.input_size, self.dtype)
         panel = max(BLOCK * WIDE * lanes(self.dtype), Op)
         return AffineScratch(np.empty((BLOCK + 1, max(Op, Dp)), self.dtype), aligned(panel, self.dtype))
 
+    def _over(self, kernel, items: int, rows: int, *arguments) -> None:
+        """`kernel` over all items, in as many pieces as are worth a thread, each with working memory of its own."""
+        work = 2.0 * rows * self.input_size * padded(self.output_size, self.dtype)
+        parts = min(items, 2 * _threads.get_num_threads() if work > SERIAL_WORK else 1)
+        bounds = [items * k // parts for k in range(parts + 1)] if parts else [0]
+        _threads.run([partial(kernel, *pair, *arguments, self._scratch()) for pair in zip(bounds, bounds[1:])])
+
     def forward(self, x, *, rng=None):
         """(y, tape) for x (..., input_size)."""
         x = _check.array("x", x, (*_any(_ndim(x) - 1), self.input_size), self.dtype)
-        N, O, Op = x[..., 0].size, self.output_size, padded(self.output_size, self.dtype)
-        weight, bias, y = aligned(self.input_size * Op, self.dtype), np.zeros(Op, self.dtype), np.empty((N, O), self.dtype)
-        pack_columns(0, 1, *self.params.at("weight"), self.input_size, np.arange(O), weight[None])
-        bias[:O] = self.params["bias"]
-        flat = x.reshape(N, self.input_size)
-        tasks = [partial(affine, first, last, flat, weight, bias, y, self._scratch()) for first, last in self._items(N)]
-        _threads.run(tasks)
-        if self.activation != "identity":
-            activate(self.activation)(y.reshape(-1))
-        y = y.reshape(*x.shape[:-1], O)
+        y = self.run(self.params, x.reshape(1, -1, self.input_size)).reshape(*x.shape[:-1], self.output_size)
         return y, (x, y)
 
     def backward(self, tape, dy):
         """(dx, grads) from dL/dy."""
-        x, y = tape
+        (x, y), grads = tape, self.params.like()
         dy = _check.array("dy", dy, y.shape, self.dtype)
-        N, D, O, Op = y[..., 0].size, self.input_size, self.output_size, padded(self.output_size, self.dtype)
+        rows = [array.reshape(1, -1, array.shape[-1]) for array in (x, y, dy)]
+        return self.run_back(self.params, *rows, grads).reshape(x.shape), grads
+
+    def run(self, params, x) -> np.ndarray:
+        """y (E, N, O) of x (E or 1, N, D), for E models whose parameters are in `params`."""
+        (flat, start), E, D, O = params.at("weight"), len(params.at("weight").flat), self.input_size, self.output_size
+        (size, items), Op = self._items(x.shape[1]), padded(self.output_size, self.dtype)
+        weight, bias = aligned(E * D * Op, self.dtype).reshape(E, D * Op), np.zeros((E, Op), self.dtype)
+        pack_columns(0, E, flat, start, D, np.arange(O), weight)
+        bias[:, :O] = params.at("bias").part(slice(0, O))
+        y = np.empty((E, x.shape[1], O), self.dtype)
+        self._over(affine, E * items, y.shape[0] * y.shape[1], size, x, weight, bias, y)
+        if self.activation != "identity":
+            activate(self.activation)(y.reshape(-1))
+        return y
+
+    def run_back(self, params, x, y, dy, grads) -> np.ndarray:
+        """dx (E, N, D) from dL/dy (E, N, O) of `run`; adds to `grads`."""
+        (flat, start), (E, N, O), D = params.at("weight"), y.shape, self.input_size
         if self.activation != "identity":
             dy = dy.copy()
             activate_backward(self.activation)(y.reshape(-1), dy.reshape(-1))
-        weight, dx = aligned(O * padded(D, self.dtype), self.dtype), np.empty((N, D), self.dtype)
-        pack_rows(0, 1, *self.params.at("weight"), D, np.arange(O), weight[None])
-        items = self._items(N)
-        dweight, dbias = np.zeros((len(items), D * Op), self.dtype), np.zeros((len(items), Op), self.dtype)
-        _threads.run([
-            partial(affine_backward, first, last, x.reshape(N, D), weight, dy.reshape(N, O), dx, dweight[k], dbias[k], self._scratch())
-            for k, (first, last) in enumerate(items)
-        ])  # fmt: skip
-        grads = self.params.like()
-        if items:
-            add_transposed(0, 1, dweight, len(items), np.arange(O), D, *grads.at("weight"))
-            grads["bias"] += dbias.sum(axis=0)[:O]
-        return dx.reshape(x.shape), grads
+        (size, items), Op, Dp = self._items(N), padded(O, self.dtype), padded(D, self.dtype)
+        weight, dx = aligned(E * O * Dp, self.dtype).reshape(E, O * Dp), np.empty((E, N, D), self.dtype)
+        pack_rows(0, E, flat, start, D, np.arange(O), weight)
+        dweight, dbias = np.zeros((E * items, D * Op), self.dtype), np.zeros((E * items, Op), self.dtype)
+        self._over(affine_backward, E * items, E * N, size, x, weight, dy, dx, dweight, dbias)
+        add_transposed(0, E, dweight, items, np.arange(O), D, *grads.at("weight"))
+        grads.at("bias").part(slice(0, O))[...] += dbias.reshape(E, items, Op).sum(axis=1)[:, :O]
+        return dx
 
 
 class Embedding:
@@ -125,7 +141,12 @@ class Embedding:
         self.group = None if group is None else _check.integer("group", group, minimum=1)
         self.dtype, self.seed = _check.dtype(dtype), _check.integer("seed", seed, minimum=0)
         self.params = Params({"weight": (num_symbols, dimension)}, self.dtype)
-        self.params["weight"] = np.random.default_rng(seed).standard_normal((num_symbols, dimension))
+        self.draw(self.seed)
+
+    def draw(self, seed: int) -> None:
+        """Draw every vector anew, as a layer built with this seed has them."""
+        self.seed = seed
+        self.params["weight"] = np.random.default_rng(seed).standard_normal((self.num_symbols, self.dimension))
 
     @property
     def output_size(self) -> int:
@@ -139,15 +160,29 @@ class Embedding:
         """(y, tape) for integers x in [0, num_symbols)."""
         shape = _any(_ndim(x) - 1) + (self.group,) if self.group else _any(_ndim(x))
         tokens = _check.integers("x", x, shape, 0, self.num_symbols - 1, meaning="(symbols)")
-        y = self.params["weight"][tokens]
-        return (y.reshape(*tokens.shape[:-1], self.output_size) if self.group else y), tokens
+        return self.run(self.params, tokens.reshape(1, -1)).reshape(self._shape(tokens)), tokens
 
     def backward(self, tape, dy):
         """(None, grads) from dL/dy: integers have no gradient."""
         grads = self.params.like()
-        dy = _check.array("dy", dy, (*(tape.shape[:-1] if self.group else tape.shape), self.output_size), self.dtype)
-        embed_backward(tape.reshape(-1), dy.reshape(tape.size, self.dimension), grads["weight"])
+        dy = _check.array("dy", dy, self._shape(tape), self.dtype)
+        self.run_back(tape.reshape(1, -1), dy.reshape(1, tape.size, self.dimension), grads)
         return None, grads
+
+    def _shape(self, tokens) -> tuple[int, ...]:
+        """The shape of the output for `tokens`."""
+        return (*(tokens.shape[:-1] if self.group else tokens.shape), self.output_size)
+
+    def run(self, params, tokens) -> np.ndarray:
+        """y (E, N, dimension) of tokens (E or 1, N), for E models whose tables are in `params`."""
+        flat, start = params.at("weight")
+        y = np.empty((len(flat), tokens.shape[1], self.dimension), self.dtype)
+        embed(0, len(flat), tokens, flat, start, y)
+        return y
+
+    def run_back(self, tokens, dy, grads) -> None:
+        """Add to `grads`, from dL/dy (E, N, dimension)."""
+        embed_backward(0, len(dy), tokens, dy, *grads.at("weight"))
 
 
 class Dropout:
@@ -163,6 +198,9 @@ class Dropout:
 
     def __init__(self, rate: float):
         self.rate, self.params = _check.fraction("rate", rate), Params({}, "float32")
+
+    def draw(self, seed: int) -> None:
+        """Nothing: there are no weights."""
 
     def config(self) -> dict:
         return {"rate": self.rate}

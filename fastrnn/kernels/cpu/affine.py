@@ -1,6 +1,6 @@
 """Readout products over many rows, forward and backward, and the table look-up of integer inputs.
 
-Work is cut into items of a fixed number of rows; each item sums its parameter gradients block by block (`+=`), and items are added
+A work item is (member, a fixed number of rows); each item sums its parameter gradients block by block (`+=`), and items are added
 in order, so that nothing depends on the threads. One row's output depends on no other row.
 """
 
@@ -23,43 +23,62 @@ class AffineScratch(NamedTuple):
 
 
 @kernel
-def affine(first_row, last_row, x, weight, bias, y, scratch):
-    """y = x W^T + b for rows [first, last). x (N, D), weight packed (D * Op,), bias (Op,), y (N, O)."""
-    D, O, Op = x.shape[1], y.shape[1], bias.shape[0]
-    z = scratch.rows.reshape(-1)
-    for begin in range(first_row, last_row, BLOCK):
-        count = min(BLOCK, last_row - begin)
-        for r in range(count):
-            copy_row(bias, z[r * Op : (r + 1) * Op])
-        product(x.reshape(-1), begin * D, D, 1, weight, 0, z, 0, Op, (count, Op, D))
-        for r in range(count):
-            copy_row(z[r * Op : r * Op + O], y[begin + r])
+def affine(first, last, size, x, weight, bias, y, scratch):
+    """y = x W^T + b for items [first, last) of `size` rows. x (E or 1, N, D), weight packed (E, D * Op), bias (E, Op), y (E, N, O)."""
+    N, D, O, Op = y.shape[1], x.shape[2], y.shape[2], bias.shape[1]
+    z, items = scratch.rows.reshape(-1), (N + size - 1) // size
+    for item in range(first, last):
+        e, start = item // items, item % items * size
+        x_e, y_e = x[e % x.shape[0]].reshape(-1), y[e]
+        for begin in range(start, min(start + size, N), BLOCK):
+            count = min(BLOCK, start + size - begin, N - begin)
+            for r in range(count):
+                copy_row(bias[e], z[r * Op : (r + 1) * Op])
+            product(x_e, begin * D, D, 1, weight[e], 0, z, 0, Op, (count, Op, D))
+            for r in range(count):
+                copy_row(z[r * Op : r * Op + O], y_e[begin + r])
 
 
 @kernel
-def affine_backward(first_row, last_row, x, weight, dy, dx, dweight, dbias, scratch):
-    """dx = dy W; dweight (D * Op,) += x^T dy, dbias (Op,) += dy, for rows [first, last). weight packed (O * Dp,)."""
-    D, O, Op, Dp = x.shape[1], dy.shape[1], dbias.shape[0], weight.shape[0] // dy.shape[1]
-    z = scratch.rows.reshape(-1)
-    for begin in range(first_row, last_row, BLOCK):
-        count = min(BLOCK, last_row - begin)
-        clear_row(z[: count * Dp])
-        product(dy.reshape(-1), begin * O, O, 1, weight, 0, z, 0, Dp, (count, Dp, O))
-        for r in range(count):
-            copy_row(z[r * Dp : r * Dp + D], dx[begin + r])
-        clear_row(z[: count * Op])
-        for r in range(count):
-            copy_row(dy[begin + r], z[r * Op : r * Op + O])
-        product_transposed(x[begin:].reshape(-1), D, z, 0, Op, dweight, count, scratch.panel)
-        bias = scratch.panel[:Op]
-        clear_row(bias)
-        for r in range(count):
-            add_row(z[r * Op : (r + 1) * Op], bias)
-        add_row(bias, dbias)
+def affine_backward(first, last, size, x, weight, dy, dx, dweight, dbias, scratch):
+    """dx = dy W; dweight (items, D * Op) += x^T dy, dbias (items, Op) += dy, for items [first, last). weight packed (E, O * Dp)."""
+    N, D, O, Op, Dp = dy.shape[1], x.shape[2], dy.shape[2], dbias.shape[1], weight.shape[1] // dy.shape[2]
+    z, items = scratch.rows.reshape(-1), (N + size - 1) // size
+    for item in range(first, last):
+        e, start = item // items, item % items * size
+        x_e, dy_e, dx_e = x[e % x.shape[0]], dy[e], dx[e]
+        for begin in range(start, min(start + size, N), BLOCK):
+            count = min(BLOCK, start + size - begin, N - begin)
+            clear_row(z[: count * Dp])
+            product(dy_e.reshape(-1), begin * O, O, 1, weight[e], 0, z, 0, Dp, (count, Dp, O))
+            for r in range(count):
+                copy_row(z[r * Dp : r * Dp + D], dx_e[begin + r])
+            clear_row(z[: count * Op])
+            for r in range(count):
+                copy_row(dy_e[begin + r], z[r * Op : r * Op + O])
+            product_transposed(x_e[begin:].reshape(-1), D, z, 0, Op, dweight[item], count, scratch.panel)
+            bias = scratch.panel[:Op]
+            clear_row(bias)
+            for r in range(count):
+                add_row(z[r * Op : (r + 1) * Op], bias)
+            add_row(bias, dbias[item])
 
 
 @kernel
-def embed_backward(tokens, dy, dtable):
-    """dtable[tokens[n]] += dy[n], n ascending. tokens (N,), dy (N, D), dtable (V, D)."""
-    for n in range(tokens.shape[0]):
-        add_row(dy[n], dtable[tokens[n]])
+def embed(first, last, tokens, flat, start, y):
+    """y[e, n] = table[tokens[n]] for members [first, last). tokens (E or 1, N), the table (V, D) from flat[e, start] on, y (E, N, D)."""
+    N, D = y.shape[1], y.shape[2]
+    for e in range(first, last):
+        table, tokens_e = flat[e, start:], tokens[e % tokens.shape[0]]
+        for n in range(N):
+            copy_row(table[tokens_e[n] * D : (tokens_e[n] + 1) * D], y[e, n])
+
+
+@kernel
+def embed_backward(first, last, tokens, dy, flat, start):
+    """dtable[tokens[n]] += dy[n], n ascending, for members [first, last); arrays as of `embed`."""
+    N, D = dy.shape[1], dy.shape[2]
+    for e in range(first, last):
+        table, tokens_e = flat[e, start:], tokens[e % tokens.shape[0]]
+        for n in range(N):
+            add_row(dy[e, n], table[tokens_e[n] * D : (tokens_e[n] + 1) * D])
