@@ -180,7 +180,9 @@ class Members:
             dx = layer.run_back(Section(self.params, k), rows, y, np.ascontiguousarray(dy).reshape(y.shape), section)
             return dx.reshape(*dy.shape[:-1], layer.input_size)
         if isinstance(layer, Embedding):
-            layer.run_back(tape, np.ascontiguousarray(dy).reshape(len(dy), -1, layer.dimension), section)
+            found = Params(layer.params.shapes, layer.dtype, np.zeros((len(dy), layer.params.flat.size), layer.dtype))
+            layer.run_back(tape, np.ascontiguousarray(dy).reshape(len(dy), -1, layer.dimension), found)
+            section.at("weight").part(slice(0, found.flat.shape[1]))[...] += found.flat  # summed apart, as a model alone does it
             return None
         return dy if tape is None else dy * tape
 

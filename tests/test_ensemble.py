@@ -44,19 +44,21 @@ def columns(history):
     return [{name: (c.dtype, c.tobytes()) for name, c in table.items()} for table in (history.steps, history.epochs)]
 
 
-def pick(value, e):
-    """Member e's entry of an option."""
-    return value.sets[e] if isinstance(value, fr.PerMember) else value[e] if isinstance(value, list) else value
+def pick(value, e, name="data"):
+    """Member e's entry of an option; a list is one of the members only where `fit` takes it for that."""
+    if isinstance(value, fr.PerMember):
+        return value.sets[e]
+    return value[e] if isinstance(value, list) and name in ("optimizer", "bptt") else value
 
 
-def assert_as_alone(model, data, members=3, seeds=None, **options):
+def assert_as_alone(model, data, members=3, seeds=(0, 1, 2, 3, 4, 5), **options):
     """Train an ensemble, and each member alone; returns the ensemble and its history."""
-    ensemble = model if isinstance(model, fr.Ensemble) else fr.Ensemble(model, members, seeds=seeds)
-    before = copy.deepcopy(ensemble)
+    ensemble = model if isinstance(model, fr.Ensemble) else fr.Ensemble(model, members, seeds=seeds[:members])
+    before, start = copy.deepcopy(ensemble), ensemble.params.flat.copy()
     callbacks = options.pop("callbacks", [])
     history = fr.fit(ensemble, data, callbacks=callbacks, **options)
     for e, member in enumerate(before.members):
-        own = {name: pick(value, e) for name, value in options.items()}
+        own = {name: pick(value, e, name) for name, value in options.items()}
         try:
             alone = fr.fit(member, pick(data, e), seed=before.seeds[e], callbacks=copy.deepcopy(callbacks), **own)
         except fr.NonFiniteError as error:
@@ -65,7 +67,7 @@ def assert_as_alone(model, data, members=3, seeds=None, **options):
         assert member.params.flat.tobytes() == ensemble.members[e].params.flat.tobytes(), e
         assert columns(alone) == columns(history.members[e]), e
         assert alone.stopped == history.stopped[e]
-    assert not np.array_equal(ensemble.params.flat, before.params.flat) or history.errors
+    assert (ensemble.params.flat != start).any(axis=1).all() or history.errors
     return ensemble, history
 
 
@@ -94,7 +96,7 @@ def test_every_cell_and_readout(cell, readout):
 def test_layers_directions_lengths_and_dropout(threads):
     model = network("gru", 2, "every", both=True, dropout=0.3, recurrent_dropout=0.2, initial_state="learned")
     model = fr.Model(model.layers[0], fr.Dropout(0.2), model.layers[1], loss=model.loss, readout="every")
-    assert_as_alone(model, labelled(every=True), seeds=[4, 1, 4, 7], epochs=2, batch_size=8, bucket=True, optimizer=fr.SGD(0.1))
+    assert_as_alone(model, labelled(every=True), seeds=[4, 1, 4], epochs=2, batch_size=8, bucket=True, optimizer=fr.SGD(0.1))
 
 
 def test_members_of_large_batches_have_many_slices(threads, monkeypatch):
@@ -153,8 +155,7 @@ def test_weights_and_steps():
 )
 def test_an_optimizer_a_member(optimizers, threads):
     _, history = assert_as_alone(network("rnn"), labelled(), members=len(optimizers), optimizer=optimizers, epochs=3, batch_size=8)
-    rates = history.column("learning_rate", "step")
-    assert len({row.tobytes() for row in rates}) == len({o.config()["learning_rate"] if isinstance(o.learning_rate, float) else id(o) for o in optimizers})
+    assert len({row.tobytes() for row in history.column("learning_rate", "step")}) == len({str(own) for own in optimizers})
 
 
 class Own(fr.SGD):
@@ -195,7 +196,7 @@ def test_data_in_batches(kind):
 
 
 def test_double_precision_and_fixed_parameters_of_each_member():
-    model = network("leaky", dtype="float64", initializers={"dt": fr.initializers.Uniform(0.01, 0.1)}, initial_state="learned")
+    model = network("leaky", dtype="float64", initializers={"log_tau": fr.initializers.Uniform(1.0)}, initial_state="learned")
     ensemble, _ = assert_as_alone(model, labelled(), epochs=1, batch_size=8)
     fixed = [member.layers[0].constants.flat for member in ensemble]
     assert not np.array_equal(fixed[0], fixed[1])
@@ -221,7 +222,7 @@ class Until(fr.Callback):
 
 @pytest.mark.parametrize("bptt", [fr.Full(), fr.Truncated(4, 2)], ids=["full", "truncated"])
 def test_members_end_one_by_one_within_an_epoch(bptt):
-    ends = (3, 100, 7, 1)
+    ends = (3, 100, 5, 1)
     ensemble = fr.Ensemble(network(readout="every"), members=4)
     before = copy.deepcopy(ensemble)
     data = labelled(every=True)
@@ -236,9 +237,8 @@ def test_members_end_one_by_one_within_an_epoch(bptt):
 def test_early_stopping_is_each_members_own_and_all_may_stop_at_once():
     callbacks = [fr.EarlyStopping("validation_loss", patience=1)]
     optimizers = [fr.SGD(rate) for rate in (0.01, 3.0, 10.0, 0.1)]
-    _, history = assert_as_alone(
-        network("rnn"), labelled(), members=4, validation=labelled(seed=1), optimizer=optimizers, epochs=6, batch_size=8, callbacks=callbacks
-    )
+    settings = {"validation": labelled(seed=1), "optimizer": optimizers, "epochs": 6, "batch_size": 8, "callbacks": callbacks}
+    _, history = assert_as_alone(network("rnn"), labelled(), members=4, **settings)
     rows = [member.epochs.rows for member in history.members]
     assert len(set(rows)) > 1 and history["loss"].shape == (4, max(rows))
     assert np.isfinite(history["loss"]).sum(axis=1).tolist() == rows
@@ -250,7 +250,7 @@ def test_early_stopping_is_each_members_own_and_all_may_stop_at_once():
 def test_a_member_that_fails_ends_and_the_others_go_on(bptt):
     sets = [labelled(seed=e, every=True, nan=False) for e in range(4)]
     sets[0][0][0, :, 0] = np.nan  # the very first gradient
-    sets[2][0][5, 3, 0] = np.inf  # the loss of some step
+    sets[2][0][0, 3, 0] = np.nan  # the loss of some step
     optimizers = [fr.SGD(0.1), fr.SGD(3e38), fr.SGD(0.1), fr.SGD(0.1)]
     ensemble, history = assert_as_alone(
         network("rnn", readout="every"), fr.PerMember(sets), members=4, optimizer=optimizers, epochs=2, batch_size=8, bptt=bptt
@@ -285,8 +285,8 @@ class Interrupt(fr.Callback):
 
 @pytest.mark.parametrize("bptt", [fr.Full(), fr.Truncated(4, 2)], ids=["full", "truncated"])
 def test_interrupted_anywhere_and_resumed_is_as_never_stopped(bptt, tmp_path):
-    settings = {"validation": labelled(seed=1, every=True), "epochs": 3, "batch_size": 8, "bptt": bptt, "optimizer": fr.SGD(0.3, momentum=0.5)}
-    settings |= {"callbacks": [Interrupt(), fr.EarlyStopping(patience=1)], "progress": False}
+    settings = {"validation": labelled(seed=1, every=True), "epochs": 3, "batch_size": 8, "bptt": bptt, "progress": False}
+    settings |= {"optimizer": fr.SGD(0.3, momentum=0.5), "callbacks": [Interrupt(), fr.EarlyStopping(patience=1)]}
 
     def go(at, **options):
         Interrupt.count, Interrupt.at = 0, at
@@ -302,7 +302,7 @@ def test_interrupted_anywhere_and_resumed_is_as_never_stopped(bptt, tmp_path):
         resumed, again = go(None, checkpoint=path, resume=True)
         assert resumed.params.flat.tobytes() == whole.params.flat.tobytes(), at
         assert [columns(m) for m in again.members] == [columns(m) for m in history.members] and again.stopped == history.stopped
-    with pytest.raises(ValueError, match="resume: the checkpoint's seed is required again, 3; got 0"):
+    with pytest.raises(ValueError, match="resume: the checkpoint's model is required again"):
         fr.fit(fr.Ensemble(network("rnn", readout="every"), seeds=[0, 5, 8]), labelled(every=True), checkpoint=path, resume=True)
 
 
