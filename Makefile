@@ -47,6 +47,7 @@ bench: $(BENCH)/installed
 	$(BENCH)/bin/python benchmarks/compare.py
 	$(BENCH)/bin/python benchmarks/ctc.py
 	$(BENCH)/bin/python benchmarks/generate.py
+	$(BENCH)/bin/python benchmarks/ensemble.py
 
 lint: $(VENV)/installed
 	$(RUN) -m ruff check .

@@ -16,7 +16,7 @@ from .layers.feedforward import Dropout, Embedding
 from .layers.recurrent import Recurrent
 from .optimizers import Info, update_members
 
-TAPE_BYTES = 24e6  # what the members that go through a batch together may keep for their way back: a part of the shared cache
+TAPE_BYTES = 16e6  # what the members that go through a batch together may keep for their way back: a part of the shared cache
 FEWEST = 8  # members at least, however long the tape: what a pass costs beside its arithmetic is shared by them
 
 
@@ -140,7 +140,8 @@ class Together:
     def _stacked(self, batches: list[Batch]) -> Batch:
         """One batch with a member axis; shorter ones are padded, which reaches nothing."""
         model, first = self.model, batches[0]
-        if any(batch.x.shape[2:] != self._features() for batch in batches):
+        features = self._features()
+        if any(batch.x.shape[2:] != features for batch in batches):
             model._inputs(first.x, first.lengths)  # says what is wrong
         lengths = np.stack([batch.lengths for batch in batches])
         x = _joined([batch.x for batch in batches], np.int64 if self._embedding else model.dtype)
