@@ -112,7 +112,7 @@ def ensemble(history, ax=None):
         values = history.column(name, per)
         at = 1 + np.flatnonzero(np.isfinite(values).any(axis=0))
         low, median, high = np.nanpercentile(values[:, at - 1], (25, 50, 75), axis=0)
-        ax.plot(at, median, color=color, marker=MARKERS[0] if len(at) <= 30 else None, label=f"{label}, median of {len(history)}")
+        ax.plot(at, median, color=color, marker=MARKERS[0] if len(at) <= 30 else None, label=label)
         ax.fill_between(at, low, high, color=color, alpha=0.25, linewidth=0)
         drawn.append(values[np.isfinite(values)])
     values = np.concatenate(drawn) if drawn else np.array([])
@@ -121,7 +121,7 @@ def ensemble(history, ax=None):
     ax.set_xlabel(per)
     ax.set_ylabel("loss")
     if drawn:
-        ax.legend()
+        ax.legend(title=f"median and quartiles of {len(history)}")
     return ax
 
 
