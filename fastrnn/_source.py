@@ -74,8 +74,18 @@ class _Stream(Source):
 
     endless = True
 
+    def __init__(self, data):
+        super().__init__(data)
+        self._last: tuple[int, Any] = -1, None
+
     def _items(self, epoch, batch, seen):
-        return map(self._data.batch, itertools.count(seen))
+        return map(self._batch, itertools.count(seen))
+
+    def _batch(self, number: int):
+        """Made once for all members of an ensemble that are in step."""
+        if self._last[0] != number:
+            self._last = number, self._data.batch(number)
+        return self._last[1]
 
 
 class _Once(Source):
