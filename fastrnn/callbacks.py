@@ -143,6 +143,9 @@ class _Function(Callback):
     def __init__(self, function):
         self.epoch = function
 
+    def __deepcopy__(self, memo) -> "_Function":
+        return self  # what it notes, it notes where its owner looks
+
 
 def callback(value) -> Callback:
     """`value` as a Callback."""

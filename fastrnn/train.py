@@ -149,6 +149,8 @@ def fit(
     listeners = [callback(value) for value in ([callbacks] if callable(callbacks) or isinstance(callbacks, Callback) else callbacks)]
     shield, flats = Shield(), model.params.flat if together else model.params.flat[None]
     moments = {name: np.zeros_like(flats) for name in optimizers[0]._moments()}
+    common = {"forcing": forcing, "carry_state": bool(carry_state), "shield": shield, "recorded": checkpoint is not None}
+    common |= {name: math.inf if limit is None else limit for name, limit in (("epochs", epochs), ("steps", steps))}
     courses = [
         Course(
             model=models[e],
@@ -157,15 +159,10 @@ def fit(
             optimizer=optimizers[e],
             moments=State(0, {name: array[e] for name, array in moments.items()}),
             bptt=windows[e],
-            forcing=forcing,
-            epochs=math.inf if epochs is None else epochs,
-            steps=math.inf if steps is None else steps,
             seed=seeds[e],
-            carry_state=bool(carry_state),
             callbacks=copy.deepcopy(listeners) if together else listeners,
-            shield=shield,
             member=e,
-            recorded=checkpoint is not None,
+            **common,
         )
         for e in range(count)
     ]

@@ -349,6 +349,8 @@ def test_parameters_are_rows_of_one_buffer(tmp_path):
     assert set(ensemble.members[2].layers[0].params["weight_ih_l0"].ravel().tolist()) == {0.5}
     ensemble.members[2].save(tmp_path / "member")
     assert fr.load(tmp_path / "member").params.flat.tobytes() == ensemble.params.flat[2].tobytes()
+    with pytest.raises(TypeError, match="got Ensemble. Of an Ensemble, save the members one by one"):
+        fr.save(ensemble, tmp_path / "all")
     other = copy.deepcopy(ensemble)
     other.params.flat[...] = 0.0
     assert ensemble.params.flat.any() and not other.members[0].params.flat.any() and other.seeds == ensemble.seeds
@@ -376,9 +378,23 @@ def test_predictions_and_evaluations_are_the_members_own():
 
 
 def test_callbacks_are_each_members_own_and_functions_are_shared():
-    seen, counting = [], Until(math.inf)
-    ensemble = fr.Ensemble(network("rnn"), members=3)
-    fr.fit(ensemble, labelled(), epochs=2, callbacks=[counting, lambda report: seen.append((report.member, report.epoch, report.model))])
+    class Recorder:
+        entries = ()
+
+        def note(self, report):
+            self.entries += ((report.member, report.epoch, report.model),)
+
+    class Counting(fr.Callback):
+        count = 0
+
+        def epoch(self, report):
+            self.count += 1
+            return self.count > 2
+
+    recorder, counting, ensemble = Recorder(), Counting(), fr.Ensemble(network("rnn"), members=3)
+    fr.fit(ensemble, labelled(), epochs=2, callbacks=[counting, recorder.note])
+    seen = recorder.entries
+    assert counting.count == 0
     assert sorted(entry[:2] for entry in seen) == [(e, epoch) for e in range(3) for epoch in (1, 2)]
     assert all(model is ensemble.members[e] for e, _, model in seen)
 

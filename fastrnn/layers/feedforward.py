@@ -44,6 +44,7 @@ class Linear:
         self.activation = _check.choice("activation", activation, ACTIVATIONS)
         self.dtype, self.seed = _check.dtype(dtype), _check.integer("seed", seed, minimum=0)
         self.params = Params({"weight": (output_size, input_size), "bias": (output_size,)}, self.dtype)
+        self._rows = np.arange(output_size)
         self.draw(self.seed)
 
     def draw(self, seed: int) -> None:
@@ -88,10 +89,10 @@ class Linear:
 
     def run(self, params, x) -> np.ndarray:
         """y (E, N, O) of x (E or 1, N, D), for E models whose parameters are in `params`."""
-        (flat, start), E, D, O = params.at("weight"), len(params.at("weight").flat), self.input_size, self.output_size
-        (size, items), Op = self._items(x.shape[1]), padded(self.output_size, self.dtype)
+        (flat, start), D, O = params.at("weight"), self.input_size, self.output_size
+        E, (size, items), Op = len(flat), self._items(x.shape[1]), padded(O, self.dtype)
         weight, bias = aligned(E * D * Op, self.dtype).reshape(E, D * Op), np.zeros((E, Op), self.dtype)
-        pack_columns(0, E, flat, start, D, np.arange(O), weight)
+        pack_columns(0, E, flat, start, D, self._rows, weight)
         bias[:, :O] = params.at("bias").part(slice(0, O))
         y = np.empty((E, x.shape[1], O), self.dtype)
         self._over(affine, E * items, y.shape[0] * y.shape[1], size, x, weight, bias, y)
@@ -107,11 +108,12 @@ class Linear:
             activate_backward(self.activation)(y.reshape(-1), dy.reshape(-1))
         (size, items), Op, Dp = self._items(N), padded(O, self.dtype), padded(D, self.dtype)
         weight, dx = aligned(E * O * Dp, self.dtype).reshape(E, O * Dp), np.empty((E, N, D), self.dtype)
-        pack_rows(0, E, flat, start, D, np.arange(O), weight)
+        pack_rows(0, E, flat, start, D, self._rows, weight)
         dweight, dbias = np.zeros((E * items, D * Op), self.dtype), np.zeros((E * items, Op), self.dtype)
         self._over(affine_backward, E * items, E * N, size, x, weight, dy, dx, dweight, dbias)
-        add_transposed(0, E, dweight, items, np.arange(O), D, *grads.at("weight"))
-        grads.at("bias").part(slice(0, O))[...] += dbias.reshape(E, items, Op).sum(axis=1)[:, :O]
+        add_transposed(0, E, dweight, items, self._rows, D, *grads.at("weight"))
+        total = dbias if items == 1 else dbias.reshape(E, items, Op).sum(axis=1)
+        grads.at("bias").part(slice(0, O))[...] += total[:, :O]
         return dx
 
 
