@@ -48,6 +48,7 @@ bench: $(BENCH)/installed
 	$(BENCH)/bin/python studies/performance.py --out $(OUT)
 	$(BENCH)/bin/python benchmarks/ctc.py
 	$(BENCH)/bin/python benchmarks/generate.py
+	$(BENCH)/bin/python benchmarks/ensemble.py
 
 lint: $(VENV)/installed
 	$(RUN) -m ruff check .

@@ -29,11 +29,14 @@ from .decode import Beams as Beams
 from .decode import Generated as Generated
 from .diagnose import jacobian as jacobian
 from .encoder_decoder import EncoderDecoder as EncoderDecoder
+from .ensemble import Ensemble as Ensemble
+from .ensemble import PerMember as PerMember
 from .forcing import FreeRunning as FreeRunning
 from .forcing import GeneralizedForcing as GeneralizedForcing
 from .forcing import ScheduledSampling as ScheduledSampling
 from .forcing import SparseForcing as SparseForcing
 from .forcing import TeacherForcing as TeacherForcing
+from .history import EnsembleHistory as EnsembleHistory
 from .history import History as History
 from .io import FileFormatError as FileFormatError
 from .io import load as load

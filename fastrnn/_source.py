@@ -1,5 +1,6 @@
 """What `fit` is given as data, brought to one form: batches that can be started at any place."""
 
+import copy
 import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -42,6 +43,10 @@ class Source:
         for item in self._items(epoch, batch, seen):
             yield item if isinstance(item, Batch) else as_batch(item)
 
+    def seeded(self, seed: int) -> "Source":
+        """The same data in the order of another seed, where `fit` gives the order."""
+        return self
+
     def _items(self, epoch: int, batch: int, seen: int) -> Iterable[Any]:
         return itertools.islice(self._data, batch, None)
 
@@ -58,14 +63,29 @@ class _Arrays(_Epochs):
 
     cut = True
 
+    def seeded(self, seed):
+        batches = copy.copy(self._data)
+        batches.seed = seed
+        return _Arrays(batches)
+
 
 class _Stream(Source):
     """Batches without end, each a function of its number."""
 
     endless = True
 
+    def __init__(self, data):
+        super().__init__(data)
+        self._last: tuple[int, Any] = -1, None
+
     def _items(self, epoch, batch, seen):
-        return map(self._data.batch, itertools.count(seen))
+        return map(self._batch, itertools.count(seen))
+
+    def _batch(self, number: int):
+        """Made once for all members of an ensemble that are in step."""
+        if self._last[0] != number:
+            self._last = number, self._data.batch(number)
+        return self._last[1]
 
 
 class _Once(Source):

@@ -96,8 +96,7 @@ class Full:
             prediction, trace, state = model._closed(batch.x, batch.lengths, state, rng, entering)
         else:
             prediction, trace, state = model._forward(batch.x, batch.lengths, state, rng, memory=self.memory, pull=entering)
-        loss = model.loss.value_and_gradient(prediction, batch.target, *model._valid(batch))
-        return Ahead(*loss, prediction, trace, state)
+        return Ahead(*model._measure(prediction, batch), prediction, trace, state)
 
 
 @dataclass(frozen=True)
@@ -148,13 +147,14 @@ class Truncated:
 
     def _by_stride(self, model, batch, state, rng):
         """Chunks of `stride` steps, each with a trace of its own; as many are remembered as the window reaches into."""
-        T, recent, masks = batch.x.shape[0], deque(maxlen=1 + -(-self.window // self.stride)), None
+        T, recent, masks = batch.x.shape[_time(batch)], deque(maxlen=1 + -(-self.window // self.stride)), None
         for begin in range(0, T, self.stride):
-            chunk = _between(batch, begin, min(begin + self.stride, T))
+            end = min(begin + self.stride, T)
+            chunk = _between(batch, begin, end)
             prediction, trace, state = model._forward(chunk.x, chunk.lengths, state, rng, masks=masks)
             masks = trace.masks
-            recent.append((trace, chunk.x.shape[0]))
-            loss, dy, weight = model.loss.value_and_gradient(prediction, chunk.target, *model._valid(chunk))
+            recent.append((trace, end - begin))
+            loss, dy, weight = model._measure(prediction, chunk)
             grads, dstate, left, cut = model.params.like(), None, self.window, ()
             for trace, steps in reversed(recent):
                 if left <= 0:
@@ -165,21 +165,28 @@ class Truncated:
 
     def _from_the_end(self, model, batch, state, rng):
         """Read everything, then the last `window` steps of each sequence again, with a tape."""
-        (T, B), lengths = batch.x.shape[:2], batch.lengths
+        time, lengths = _time(batch), batch.lengths
+        T, B = batch.x.shape[time : time + 2]
         before = np.maximum(lengths - self.window, 0)
         masks = model._draw_masks(B, rng)
         head, middle = model._read(batch.x, before, state, rng, masks)
         steps = int((lengths - before).max(initial=0))
-        rows = np.minimum(before + np.arange(steps)[:, None], max(T - 1, 0))
-        tail = np.take_along_axis(batch.x, rows.reshape(rows.shape + (1,) * (batch.x.ndim - 2)), axis=0)
+        rows = np.minimum(before[..., None, :] + np.arange(steps)[:, None], max(T - 1, 0))
+        tail = np.take_along_axis(batch.x, rows.reshape(rows.shape + (1,) * (batch.x.ndim - rows.ndim)), axis=time)
         prediction, trace, state = model._forward(tail, lengths - before, middle, rng, masks=masks, head=(head, before))
-        loss, dy, weight = model.loss.value_and_gradient(prediction, batch.target, *model._valid(batch))
+        loss, dy, weight = model._measure(prediction, batch)
         grads = model.params.like()
         _, clipped = model._backward(trace, dy, None, grads, clip=self.clip)
         return Pass(loss, grads, state, prediction, weight, clipped)
 
 
+def _time(batch: Batch) -> int:
+    """The axis of time: the first, or the second in a batch of the members of an ensemble, whose lengths have their axis too."""
+    return batch.lengths.ndim - 1
+
+
 def _between(batch: Batch, begin: int, end: int) -> Batch:
     """Steps [begin, end) of a batch with a target at every step."""
-    weights = batch.weights[begin:end] if np.ndim(batch.weights) == 2 else batch.weights
-    return Batch(batch.x[begin:end], batch.target[begin:end], np.clip(batch.lengths - begin, 0, end - begin), weights)
+    steps = (slice(None),) * _time(batch) + (slice(begin, end),)
+    weights = batch.weights[steps] if np.ndim(batch.weights) == len(steps) + 1 else batch.weights
+    return Batch(batch.x[steps], batch.target[steps], np.clip(batch.lengths - begin, 0, end - begin), weights)

@@ -19,6 +19,8 @@ class Report(NamedTuple):
         The row that History got for it: ``gradient_norm``, ``learning_rate``, ``validation_loss``, ...
     model : Model
     history : History
+    member : int
+        The model's number in an ensemble, from 0; 0 for a model alone.
     """
 
     epoch: int
@@ -27,6 +29,7 @@ class Report(NamedTuple):
     metrics: dict[str, float]
     model: Any
     history: Any
+    member: int = 0
 
 
 class Callback:
@@ -139,6 +142,9 @@ class _Function(Callback):
 
     def __init__(self, function):
         self.epoch = function
+
+    def __deepcopy__(self, memo) -> "_Function":
+        return self  # what it notes, it notes where its owner looks
 
 
 def callback(value) -> Callback:

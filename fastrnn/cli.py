@@ -13,6 +13,7 @@ import numpy as np
 
 from . import _check, ctc, losses, optimizers
 from ._jit import cache_folder
+from ._params import Params
 from ._threads import get_num_threads
 from ._version import __version__
 from .bench import cases, peers, rounds, summary
@@ -174,6 +175,8 @@ def _run_ctc(dtype: str) -> None:
 def _run_optimizer(rule: optimizers.Optimizer, dtype: str) -> None:
     params = Linear(1, 1, dtype=dtype).params
     rule.update(params, params.like(), rule.init(params))
+    members = Params(params.shapes, dtype, params.flat[None])  # of an ensemble
+    optimizers.update_members([rule], members, np.zeros(1, np.int64), members.like(), rule.init(members).moments, [0])
 
 
 def _bench(given) -> int:

@@ -4,7 +4,7 @@ import csv
 import io
 import math
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -119,11 +119,8 @@ class History:
 
     def csv(self, per: str = "epoch") -> str:
         """The rows as CSV text with a header line; every number with all its digits."""
-        text, table = io.StringIO(), self._rows(per)
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(table)
-        writer.writerows(row.values() for row in table.records())
-        return text.getvalue()
+        table = self._rows(per)
+        return _csv(list(table), table.records())
 
     def plot(self, ax=None):
         """Draw the loss by step and by epoch, and the validation loss; returns matplotlib's Axes."""
@@ -138,3 +135,93 @@ class History:
         last = ", ".join(f"{name} {self.epochs[name][-1]:.4g}" for name in self.epochs)
         size = f"{self.steps.rows} steps, {self.epochs.rows} epochs"
         return f"History({size}{last and ': ' + last}; {self.stopped or 'running'})"
+
+
+class EnsembleHistory:
+    """The courses of an ensemble's members in one run.
+
+    ``history[name]`` is a column of all of them, (members, epochs), or (members, steps) where there is none by epoch: NaN behind the end
+    of a member that ended earlier.
+
+    Attributes
+    ----------
+    members : tuple of History
+        Each member's own.
+    errors : dict of int to NonFiniteError
+        Of the members whose numbers stopped being finite; their `stopped` is ``"error"``.
+    interrupted : bool
+
+    Examples
+    --------
+    >>> from fastrnn import EnsembleHistory, History
+    >>> members = History(), History()
+    >>> for member, losses in zip(members, ([0.5, 0.25], [0.75])):
+    ...     for epoch, loss in enumerate(losses, 1):
+    ...         member.epochs.append({"epoch": epoch, "loss": loss})
+    >>> history = EnsembleHistory(members)
+    >>> history["loss"]
+    array([[0.5 , 0.25],
+           [0.75,  nan]])
+    >>> history.csv().splitlines()
+    ['member,epoch,loss', '0,1,0.5', '0,2,0.25', '1,1,0.75']
+    """
+
+    def __init__(self, members: Sequence[History], errors: Mapping | None = None):
+        self.members, self.errors = tuple(members), dict(errors or {})
+
+    @property
+    def stopped(self) -> tuple[str, ...]:
+        """Why each member ended: see `History.stopped`."""
+        return tuple(member.stopped for member in self.members)
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether Ctrl-C ended the run."""
+        return "interrupted" in self.stopped
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """The column `name` by epoch, or by step: (members, rows), float64."""
+        per = "epoch" if any(name in member.epochs for member in self.members) else "step"
+        return self.column(name, per)
+
+    def column(self, name: str, per: str) -> np.ndarray:
+        """The column `name` by "epoch" or by "step": (members, rows), float64, NaN where a member has no such row."""
+        tables = [member._rows(per) for member in self.members]
+        if not any(name in table for table in tables):
+            known = ", ".join(dict.fromkeys(column for table in tables for column in table))
+            raise KeyError(f"no column {name!r}; there are {known or 'none'}")
+        result = np.full((len(tables), max(table.rows for table in tables)), np.nan)
+        for row, table in zip(result, tables):
+            if name in table:
+                row[: table.rows] = table[name]
+        return result
+
+    def table(self, per: str = "epoch") -> list[dict[str, float]]:
+        """The rows of all members as dicts, one per "epoch" or one per "step", with the ``member`` they are of."""
+        return [{"member": e} | row for e, member in enumerate(self.members) for row in member.table(per)]
+
+    def csv(self, per: str = "epoch") -> str:
+        """The rows as CSV text with a header line; every number with all its digits."""
+        rows = self.table(per)
+        return _csv(dict.fromkeys(["member", *(name for row in rows for name in row)]), rows)
+
+    def plot(self, ax=None):
+        """Draw the median over the members of loss and validation loss, with the band between the quartiles; returns matplotlib's Axes."""
+        from . import plot
+
+        return plot.ensemble(self, ax=ax)
+
+    def __repr__(self) -> str:
+        ended = ", ".join(f"{self.stopped.count(why)} {why or 'running'}" for why in dict.fromkeys(self.stopped))
+        return f"EnsembleHistory({len(self)} members: {ended})"
+
+
+def _csv(names, rows: list[dict[str, float]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows([row.get(name, math.nan) for name in names] for row in rows)
+    return text.getvalue()

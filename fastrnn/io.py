@@ -271,6 +271,9 @@ def save(model, path) -> None:
     --------
     load
     """
+    if not hasattr(model, "config"):
+        got = f"got {type(model).__name__}. Of an Ensemble, save the members one by one"
+        raise TypeError(f"model: a Model or an EncoderDecoder is required; {got}")
     write(path, {"kind": "model", "config": model.config()}, model.params)
 
 

@@ -67,6 +67,28 @@ class Loss(ABC):
         value = self._mean(_rows(prediction), target, weights, total, _rows(gradient)) if total else 0.0
         return float(value), gradient, total
 
+    def of_members(self, prediction, target, lengths=None, weights=None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """`value_and_gradient` for each of E models: all arrays with a leading axis E (lengths E or 1), (E,) values and weights.
+
+        The bits are those of each model alone.
+        """
+        E, *shape, O = prediction.shape
+        counts = np.ones((E, *shape))
+        if weights is not None:
+            counts *= weights if weights.ndim == counts.ndim else weights[:, None]
+        if len(shape) > 1 and lengths is not None:
+            counts *= np.arange(shape[0])[:, None] < lengths[:, None, :]
+        _check_weights(counts)
+        rows = _own(self._target(prediction, target, counts.ravel()))
+        rows, counts = rows.reshape(E, -1, *rows.shape[1:]), counts.reshape(E, -1)
+        values, gradient, totals = np.zeros(E), np.zeros_like(prediction), counts.sum(axis=1)
+        predicted, sloped = prediction.reshape(E, -1, O), gradient.reshape(E, -1, O)
+
+        for e, total in enumerate(totals.tolist()):
+            if total:
+                values[e] = self._mean(predicted[e], rows[e], counts[e], total, sloped[e])
+        return values, gradient, totals
+
     def metrics(self, prediction, target, lengths=None, weights=None) -> dict[str, float]:
         """Other numbers worth knowing, means over the same targets; arguments as in `value_and_gradient`."""
         return {}
@@ -238,10 +260,14 @@ def row_weights(shape: tuple[int, ...], lengths, weights) -> np.ndarray:
         result *= _check.array("weights", given, wanted, "float64", meaning=f"(one {words})")
     if len(shape) > 1:
         result[~_extent.valid(_extent.checked(lengths, shape), shape)] = 0.0
-    wrong = ~((result >= 0) & (result < np.inf))
-    if wrong.any():
-        raise ValueError(f"weights: finite numbers of at least 0 are required; got {result[wrong][0]}")
+    _check_weights(result)
     return result.ravel()
+
+
+def _check_weights(weights: np.ndarray) -> None:
+    wrong = ~((weights >= 0) & (weights < np.inf))
+    if wrong.any():
+        raise ValueError(f"weights: finite numbers of at least 0 are required; got {weights[wrong][0]}")
 
 
 def _values(prediction: np.ndarray, target) -> np.ndarray:

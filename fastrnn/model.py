@@ -353,6 +353,10 @@ class Model:
         """(lengths, weights) as the loss takes them."""
         return (batch.lengths if self.readout == "every" else None), batch.weights
 
+    def _measure(self, prediction, batch: Batch) -> tuple[float, np.ndarray, float]:
+        """(loss, dL/d(prediction), weight) of a batch."""
+        return self.loss.value_and_gradient(prediction, batch.target, *self._valid(batch))
+
     def _draw_masks(self, B: int, rng) -> list:
         """Recurrent dropout masks for sequences that will be cut in time."""
         return [layer.draw_masks(B, rng) for layer in self._recurrent]

@@ -12,13 +12,18 @@ from typing import NamedTuple
 import numpy as np
 
 from . import _check, schedules
-from ._jit import kernel, pointwise
+from ._jit import kernel, loop, pointwise
 from ._params import Params
+from ._team import parallel
+from ._threads import team
 from .schedules import Schedule
 
 LANES = (
     64  # partial sums of a norm, so that it runs in vector registers; their order is fixed, as the result's bits are
 )
+
+
+NORM_WORK, SWEEP_WORK = 20.0, 200.0  # operations that a number costs as much time as
 
 
 class State(NamedTuple):
@@ -40,7 +45,8 @@ class Optimizer(ABC):
     """A rule for updating parameters by their gradient.
 
     One of one's own is a frozen dataclass with the options `learning_rate`, `weight_decay`, `clip_norm` and
-    `clip_value` besides its own; it calls `_check_common`, and defines `_moments` and `_apply`.
+    `clip_value` besides its own; it calls `_check_common`, and defines `_moments` and `_apply`. Those built in also
+    update many models in one kernel (`_numbers`, `MEMBERS`).
     """
 
     def init(self, params: Params) -> State:
@@ -81,11 +87,15 @@ class Optimizer(ABC):
                 f"{_blame(grads, norm)} at update {state.step}; nothing was changed. "
                 "Check the data for NaN, lower learning_rate, or set clip_norm"
             )
-        rate = _check.real("learning_rate", self.schedule(state.step), 0.0)
+        rate = self._rate(state.step)
         grad = np.require(grads.flat, requirements=["C", "A", "W"])
         clip, clipped = self._clip(grad, norm)
         self._apply(params.flat, grad, state.moments, clip, rate, state.step)
         return State(state.step + 1, state.moments), Info(norm, clipped, rate)
+
+    def _rate(self, step: int) -> float:
+        rate = self.learning_rate  # a number was checked when it was given
+        return _check.real("learning_rate", rate(step), 0.0) if isinstance(rate, Schedule) else rate
 
     @property
     def schedule(self) -> Schedule:
@@ -109,6 +119,10 @@ class Optimizer(ABC):
     @abstractmethod
     def _apply(self, params, grad, moments, clip, rate: float, step: int) -> None:
         """Update flat `params` and `moments` in place; `clip` is (limit, coefficient), `step` counts from 0."""
+
+    def _numbers(self, clip, rate: float, step: int) -> tuple[float, ...]:
+        """What the kernel over members takes beside arrays: one row of numbers a model."""
+        raise NotImplementedError
 
     def _check_common(self) -> None:
         rate = self.learning_rate
@@ -193,6 +207,9 @@ class SGD(Optimizer):
     def _moments(self):
         return ("momentum",) if self.momentum else ()
 
+    def _numbers(self, clip, rate, step):
+        return *clip, rate, self.weight_decay, self.momentum, float(self.nesterov)
+
     def _apply(self, params, grad, moments, clip, rate, step):
         if self.momentum:
             _momentum(params, grad, moments["momentum"], clip, rate, self.weight_decay, self.momentum, self.nesterov)
@@ -246,6 +263,9 @@ class RMSprop(Optimizer):
 
     def _moments(self):
         return ("square",) + ("momentum",) * bool(self.momentum) + ("mean",) * self.centered
+
+    def _numbers(self, clip, rate, step):
+        return *clip, rate, self.weight_decay, self.alpha, self.momentum, self.eps
 
     def _apply(self, params, grad, moments, clip, rate, step):
         absent = params[:0]
@@ -302,14 +322,19 @@ class Adam(Optimizer):
         return ("mean", "square")
 
     def _apply(self, params, grad, moments, clip, rate, step):
-        self._adam(params, grad, moments, clip, rate, step, self.weight_decay, 1.0)
-
-    def _adam(self, params, grad, moments, clip, rate, step, decay, keep):
-        first, second = self.betas
-        stride = rate / (1.0 - first ** (step + 1))
-        root = math.sqrt(1.0 - second ** (step + 1))
         kept = moments["mean"], moments["square"]
-        _adam(params, grad, kept, clip, (decay, keep), self.betas, (stride, root), self.eps)
+        _adam(params, grad, kept, clip, self._decay(rate), self.betas, self._scale(rate, step), self.eps)
+
+    def _numbers(self, clip, rate, step):
+        return *clip, *self._decay(rate), *self.betas, *self._scale(rate, step), self.eps
+
+    def _decay(self, rate) -> tuple[float, float]:
+        """What the gradient gets of p, and the factor of p."""
+        return self.weight_decay, 1.0
+
+    def _scale(self, rate, step) -> tuple[float, float]:
+        first, second = self.betas
+        return rate / (1.0 - first ** (step + 1)), math.sqrt(1.0 - second ** (step + 1))
 
 
 @dataclass(frozen=True)
@@ -328,8 +353,8 @@ class AdamW(Adam):
 
     weight_decay: float = 0.01
 
-    def _apply(self, params, grad, moments, clip, rate, step):
-        self._adam(params, grad, moments, clip, rate, step, 0.0, 1.0 - rate * self.weight_decay)
+    def _decay(self, rate):
+        return 0.0, 1.0 - rate * self.weight_decay
 
 
 REGISTRY = {kind.__name__: kind for kind in (SGD, RMSprop, Adam, AdamW)}
@@ -354,13 +379,68 @@ def global_norm(grads: Params) -> float:
     5.0
     """
     flat = np.require(grads.flat, requirements=["C", "A", "W"])
-    norm = _norm(flat)
+    return _settled(flat, _norm(flat))
+
+
+def _settled(flat: np.ndarray, norm: float) -> float:
+    """The norm of `flat`, from the root of its sum of squares."""
     if 1e-140 < norm < math.inf:
         return norm
     largest = float(np.abs(flat).max(initial=0.0))  # squares of float64 leave its range long before the norm does
     if largest == 0.0 or not math.isfinite(largest):
         return largest
     return largest * _norm(flat / largest)
+
+
+def update_members(optimizers, params: Params, rows: np.ndarray, grads: Params, moments, steps) -> list[Info | None]:
+    """One update each of the models in rows `rows` of `params` and `moments`: `Optimizer.update` for E models of one shape.
+
+    Parameters
+    ----------
+    optimizers : list of E Optimizer
+        Of one kind, with the same moments.
+    params : Params
+        With the buffers of all models, (M, n).
+    rows : ndarray of int, shape (E,)
+    grads : Params
+        Its buffer is (E, n).
+    moments : dict of str to ndarray, shape (M, n)
+    steps : list of E int
+        The updates that each has made.
+
+    Returns
+    -------
+    list of Info, or None where the gradient's norm is not finite: such a model is left as it was.
+    """
+    E, n = grads.flat.shape
+    if type(optimizers[0]) not in MEMBERS:
+        return [_update_one(*each, params, grads, moments) for each in zip(optimizers, range(E), rows.tolist(), steps)]
+    norms = np.empty(E)
+    _norms(team(NORM_WORK * grads.flat.size), E, grads.flat, np.empty((E, LANES)), norms)
+    infos, numbers, kept = [], [], []
+    for e, (optimizer, step, norm) in enumerate(zip(optimizers, steps, norms.tolist())):
+        norm = _settled(grads.flat[e], norm)
+        if not math.isfinite(norm):
+            infos.append(None)
+            continue
+        rate = optimizer._rate(step)
+        clip, clipped = optimizer._clip(grads.flat[e], norm)
+        infos.append(Info(norm, clipped, rate))
+        numbers.append(optimizer._numbers(clip, rate, step))
+        kept.append(e)
+    if kept:
+        (sweep, names), absent, places = MEMBERS[type(optimizers[0])], np.empty((len(params.flat), 0), params.dtype), np.array(kept)
+        arrays = tuple(moments.get(name, absent) for name in names)
+        work = team(SWEEP_WORK * n * len(kept))
+        sweep(work, len(kept), rows[places], places, params.flat, grads.flat, arrays, np.array(numbers))
+    return infos
+
+
+def _update_one(optimizer: Optimizer, e: int, row: int, step: int, params: Params, grads: Params, moments) -> Info | None:
+    own, slope = (Params(params.shapes, params.dtype, flat) for flat in (params.flat[row], grads.flat[e]))
+    if not math.isfinite(global_norm(slope)):
+        return None
+    return optimizer.update(own, slope, State(step, {name: array[row] for name, array in moments.items()}))[1]
 
 
 def _norm(flat: np.ndarray, limit: float = math.inf) -> float:
@@ -457,3 +537,45 @@ def _adam(p, g, moments, clip, decay, betas, scale, eps):
         m[i] = mean
         v[i] = square
         p[i] = w * keep - stride * mean / (math.sqrt(square) / root + eps)
+
+
+# The same for many models: model rows[i] of p and of the moments, row places[i] of g, numbers[i] --------------------------
+
+
+@parallel
+@loop
+def _norms(who, e, g, lanes, norms):
+    for j in range(lanes.shape[1]):
+        lanes[e, j] = 0.0
+    norms[e] = math.sqrt(_sum_of_squares(g[e], np.inf, lanes[e]))
+
+
+@parallel
+@loop
+def _sgd_members(who, i, rows, places, p, g, moments, numbers):
+    a, row, slope = numbers[i], p[rows[i]], g[places[i]]  # limit, coefficient, rate, decay, momentum, nesterov
+    if a[4] > 0.0:
+        _momentum(row, slope, moments[0][rows[i]], (a[0], a[1]), a[2], a[3], a[4], a[5] > 0.0)
+    else:
+        _descent(row, slope, (a[0], a[1]), a[2], a[3])
+
+
+@parallel
+@loop
+def _rmsprop_members(who, i, rows, places, p, g, moments, numbers):
+    s, m, v = moments
+    a, r = numbers[i], rows[i]  # limit, coefficient, rate, decay, alpha, momentum, eps
+    _rmsprop(p[r], g[places[i]], (s[r], m[r], v[r]), (a[0], a[1]), a[2], a[3], (a[4], a[5]), a[6])
+
+
+@parallel
+@loop
+def _adam_members(who, i, rows, places, p, g, moments, numbers):
+    m, v = moments
+    a, r = numbers[i], rows[i]  # limit, coefficient, what g gets of p, factor of p, betas, stride, root, eps
+    _adam(p[r], g[places[i]], (m[r], v[r]), (a[0], a[1]), (a[2], a[3]), (a[4], a[5]), (a[6], a[7]), a[8])
+
+
+_ADAM = _adam_members, ("mean", "square")
+# the kernel of each kind, and the names of the moments it takes
+MEMBERS = {SGD: (_sgd_members, ("momentum",)), RMSprop: (_rmsprop_members, ("square", "mean", "momentum")), Adam: _ADAM, AdamW: _ADAM}

@@ -87,6 +87,44 @@ def history(history, ax=None):
     return ax
 
 
+def ensemble(history, ax=None):
+    """The course of an ensemble: the median over its members, and the band between the quartiles, of loss and validation loss.
+
+    By epoch; by step where there is only one epoch. A member counts as long as it runs.
+
+    Parameters
+    ----------
+    history : EnsembleHistory
+    ax : matplotlib Axes, optional
+
+    Returns
+    -------
+    matplotlib Axes
+    """
+    ax = _axes(ax)
+    epochs = max((member.epochs.rows for member in history.members), default=0)
+    names = {"loss": "loss", "validation_loss": "validation"}
+    per = "epoch" if epochs > 1 else "step"
+    drawn = []
+    for color, (name, label) in zip(COLORS, names.items()):
+        if not any(name in member._rows(per) for member in history.members):
+            continue
+        values = history.column(name, per)
+        at = 1 + np.flatnonzero(np.isfinite(values).any(axis=0))
+        low, median, high = np.nanpercentile(values[:, at - 1], (25, 50, 75), axis=0)
+        ax.plot(at, median, color=color, marker=MARKERS[0] if len(at) <= 30 else None, label=label)
+        ax.fill_between(at, low, high, color=color, alpha=0.25, linewidth=0)
+        drawn.append(values[np.isfinite(values)])
+    values = np.concatenate(drawn) if drawn else np.array([])
+    if (values > 0).any() and not (values <= 0).any():
+        ax.set_yscale("log")
+    ax.set_xlabel(per)
+    ax.set_ylabel("loss")
+    if drawn:
+        ax.legend(title=f"median and quartiles of {len(history)}")
+    return ax
+
+
 def gradient_by_lag(lags, median, low=None, high=None, *, expected=None, label=None, color=None, ax=None):
     """The gradient's norm against how far back it has travelled, on a logarithmic scale.
 

@@ -1,6 +1,7 @@
 """What `gradient_vanishing` computes: networks, the gradient's norm by lag, runs of training, closed forms."""
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -124,31 +125,64 @@ def task_of(settings: dict):
     return fr.data.Copy(length) if settings["task"] == "copy" else fr.data.Adding(length, "symmetric")
 
 
-def train(settings: dict) -> dict:
-    """One run of training: losses, when it was solved, and the gradient by lag at the updates asked for.
+def model_for(task, settings: dict, seed: int) -> fr.Model:
+    loss = fr.CrossEntropy() if task.loss == "cross_entropy" else fr.MeanSquaredError()
+    net = network(settings["cell"], task.input_size, settings["hidden"], seed=seed, dtype="float32")
+    return fr.Model(net, fr.Linear(net.output_size, task.output_size, seed=seed), loss=loss, readout=task.readout)
+
+
+def race(settings: dict) -> dict:
+    """One run a seed, all together; a run ends when no error is left on its test sequences, which are asked now and then.
 
     Returns
     -------
     dict
-        solved (the update at which no error was left on the test sequences; -1 if never), updates, diverged, loss
-        (the mean of the last 100 updates' losses), error (fraction of test sequences wrong at the end), and for
-        ``settings["probes"]``: curves (P, T), relative to lag 0; lag0 (P,); probe_loss (P,); radius (P,), the spectral
-        radius of W for plain networks.
+        One entry a seed: solved, the update at which it was, -1 if never; diverged; error, the fraction of test sequences wrong at the end.
+    """
+
+    def batches(seed: int) -> Iterator[tuple]:
+        rng = np.random.default_rng((seed, 2))
+        for _ in range(settings["updates"]):
+            yield task.sample(settings["batch"], rng)
+
+    task, seeds = task_of(settings), range(settings["seeds"])
+    ensemble = fr.Ensemble.of([model_for(task, settings, seed) for seed in seeds])
+    optimizer, until = OPTIMIZERS[settings["optimizer"]](settings["learning_rate"]), UntilSolved(task, settings["test_every"])
+    history = fr.fit(ensemble, fr.PerMember(map(batches, seeds)), optimizer=optimizer, callbacks=until, progress=False)
+    solved = [run.steps.rows if run.stopped == "callback" else -1 for run in history.members]
+    error = [1.0 - solved_fraction(model, task, 1000, seed) for model, seed in zip(ensemble, seeds)]
+    return {"solved": solved, "diverged": [seed in history.errors for seed in seeds], "error": error}
+
+
+class UntilSolved(fr.Callback):
+    """Ends the run of a seed, the member's number, that has solved its task."""
+
+    def __init__(self, task, every: int):
+        self.task, self.every = task, every
+
+    def step(self, report) -> bool:
+        return report.step % self.every == 0 and is_solved(report.model, self.task, report.member)
+
+
+def train(settings: dict) -> dict:
+    """One run of training: losses, and the gradient by lag at the updates asked for.
+
+    Returns
+    -------
+    dict
+        updates, diverged, loss (the mean of the last 100 updates' losses), error (fraction of test sequences wrong at the end), and
+        for ``settings["probes"]``: curves (P, T), relative to lag 0; lag0 (P,); probe_loss (P,); radius (P,), the spectral radius of W
+        for plain networks.
     """
     task, seed = task_of(settings), settings["seed"]
-    loss = fr.CrossEntropy() if task.loss == "cross_entropy" else fr.MeanSquaredError()
-    net = network(settings["cell"], task.input_size, settings["hidden"], seed=seed, dtype="float32")
-    model = fr.Model(net, fr.Linear(net.output_size, task.output_size, seed=seed), loss=loss, readout=task.readout)
+    model = model_for(task, settings, seed)
     rng, probe_rng = np.random.default_rng((seed, 2)), np.random.default_rng((seed, 3))
     probe = task.sample(settings["probe_sequences"], probe_rng) if settings["probes"] else None
     optimizer = OPTIMIZERS[settings["optimizer"]](settings["learning_rate"])
-    state, losses, probes, solved, diverged = optimizer.init(model.params), [], [], -1, False
+    state, losses, probes, diverged = optimizer.init(model.params), [], [], False
     for update in range(settings["updates"] + 1):
         if update in settings["probes"]:
             probes.append(probe_gradient(model, probe))
-        if settings["test_every"] and update and update % settings["test_every"] == 0 and is_solved(model, task, seed):
-            solved = update
-            break
         if update == settings["updates"]:
             break
         step = model.gradient(*task.sample(settings["batch"], rng))
@@ -159,8 +193,7 @@ def train(settings: dict) -> dict:
             diverged = True
             break
     error = math.nan if task.readout == "every" else 1.0 - solved_fraction(model, task, 1000, seed)
-    result = {"solved": solved, "updates": len(losses), "diverged": diverged}
-    result |= {"loss": np.mean(losses[-100:]), "error": error}
+    result = {"updates": len(losses), "diverged": diverged, "loss": np.mean(losses[-100:]), "error": error}
     if settings["probes"]:
         names = ("curves", "lag0", "probe_loss", "radius")
         result |= {name: np.array(values) for name, values in zip(names, zip(*probes))}

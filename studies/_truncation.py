@@ -77,8 +77,7 @@ def before_and_after(settings: dict) -> dict:
     model, task = model_for(settings)
     rng = np.random.default_rng((settings["seed"], 5))
     before = measure(model, task, settings, rng)
-    for _ in descend(model, task, settings, fr.Full()):
-        pass
+    descend([model], task, settings, [settings["seed"]], fr.Full())
     after = measure(model, task, settings, rng)
     return {name: np.array([before[name], after[name]]) for name in before}
 
@@ -120,24 +119,32 @@ def bound(terms: np.ndarray, beta: float, first: int, windows, norms) -> np.ndar
 # Training -------------------------------------------------------------------------------------------------------------
 
 
-def descend(model: fr.Model, task, settings: dict, bptt) -> Iterator[float]:
-    """Train on fresh sequences (Adam, its rate falling to 0, the norm clipped to 1), one update a batch; the loss of each."""
+def descend(models: list[fr.Model], task, settings: dict, seeds: list[int], bptt) -> np.ndarray:
+    """Train on fresh sequences (Adam, its rate falling to 0, the norm clipped to 1), one update a batch; the losses (models, updates)."""
+
+    def batches(seed: int) -> Iterator[tuple]:
+        rng = np.random.default_rng((seed, 2))
+        for _ in range(settings["updates"]):
+            yield task.sample(settings["batch"], rng)
+
     rate = fr.schedules.CosineDecay(settings["learning_rate"], settings["updates"])
-    optimizer, rng = fr.Adam(rate, clip_norm=1.0), np.random.default_rng((settings["seed"], 2))
-    state = optimizer.init(model.params)
-    for _ in range(settings["updates"]):
-        for step in model.passes(*task.sample(settings["batch"], rng), bptt=bptt):
-            state, _ = optimizer.update(model.params, step.grads, state)
-            yield step.loss
+    data, optimizer = fr.PerMember(batches(seed) for seed in seeds), fr.Adam(rate, clip_norm=1.0)
+    return fr.fit(fr.Ensemble.of(models), data, optimizer=optimizer, bptt=bptt, progress=False).column("loss", "step")
 
 
 def train(settings: dict) -> dict:
-    """Train with ``settings["window"]`` steps of back-propagation; loss on 2000 fresh sequences and fraction solved."""
-    model, task = model_for(settings)
-    losses = list(descend(model, task, settings, fr.Truncated(settings["window"])))
-    x, target, lengths = task.sample(2000, np.random.default_rng((settings["seed"], 6)))
-    prediction = model.predict(x, lengths)
-    return {"losses": losses, "loss": model.loss(prediction, target), "solved": task.solved(prediction, target)}
+    """Train one network a window and seed, all together: loss on 2000 fresh sequences and fraction solved, (windows, seeds) each."""
+    runs = [(window, seed) for window in settings["windows"] for seed in range(settings["seeds"])]
+    models, (task, *_) = zip(*(model_for(settings | {"seed": seed}) for _, seed in runs))
+    losses = descend(models, task, settings, [seed for _, seed in runs], [fr.Truncated(window) for window, _ in runs])
+    found = {"losses": losses, "loss": [], "solved": []}
+    for model, (_, seed) in zip(models, runs):
+        x, target, lengths = task.sample(2000, np.random.default_rng((seed, 6)))
+        prediction = model.predict(x, lengths)
+        found["loss"].append(model.loss(prediction, target))
+        found["solved"].append(task.solved(prediction, target))
+    shape = len(settings["windows"]), settings["seeds"]
+    return {name: np.array(values).reshape(*shape, *np.shape(values)[1:]) for name, values in found.items()}
 
 
 # Influence balancing --------------------------------------------------------------------------------------------------

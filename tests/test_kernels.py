@@ -337,7 +337,7 @@ def test_feedforward_kernels_write_inside_their_arrays_only(monkeypatch, plain_t
         zones.append(RedZones(kernel))
         return zones[-1]
 
-    for name in ("affine", "affine_backward", "embed_backward", "pack_columns", "pack_rows", "add_transposed"):
+    for name in ("affine", "affine_backward", "embed", "embed_backward", "pack_columns", "pack_rows", "add_transposed"):
         monkeypatch.setattr(feedforward, name, around(getattr(feedforward, name)))
     for name in ("activate", "activate_backward"):
         make = getattr(feedforward, name)
@@ -345,7 +345,7 @@ def test_feedforward_kernels_write_inside_their_arrays_only(monkeypatch, plain_t
     for module in (feedforward, product_module):
         monkeypatch.setattr(module, "np", Poisoned())
     assert_same(small_runs.feedforward("float64"), expected)
-    assert len(zones) == 6 + 12 and all(zone.calls for zone in zones)
+    assert len(zones) == 7 + 12 and all(zone.calls for zone in zones)
 
 
 def test_red_zones_find_what_they_are_for():

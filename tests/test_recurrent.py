@@ -314,10 +314,10 @@ def test_members_have_the_bits_of_models_alone(variant, common, threads, monkeyp
         rows = Rows.of(lengths[one])
         drawn = Masks([mask[members] for mask in masks.recurrent], [None, masks.between[1][members]])
         tape, grads = Tape(net, rows, T, True), params.like()
-        y, final, tape.layers = net._run(params, x[one], rows, [state[members] for state in states], drawn, T)
+        y, final, tape.layers = net.run(params, x[one], rows, [state[members] for state in states], drawn, T)
         tape.between = drawn.between
-        back = net._run_back(params, tape, dy[members], [state[members] for state in dstates], grads, 0, limit)
-        no_inputs = net._run_back(params, tape, dy[members], [state[members] for state in dstates], params.like(), 0, limit, inputs=False)
+        back = net.run_back(params, tape, dy[members], [state[members] for state in dstates], grads, 0, limit)
+        no_inputs = net.run_back(params, tape, dy[members], [state[members] for state in dstates], params.like(), 0, limit, inputs=False)
         assert no_inputs[0].shape[1] == 0
         return [y, *final, back[0], *back[1], back[2], grads.flat.reshape(len(y), -1)]
 

@@ -299,9 +299,9 @@ def test_the_quick_form_does_not_claim_what_its_updates_cannot_test(updates, cla
 
 def test_a_run_of_training_measures_and_stops():
     settings = {"task": "temporal order", "cell": "tanh", "hidden": 8, "length": 10, "seed": 0, "batch": 4, "updates": 6}
-    settings |= {"optimizer": "Adam, clipped", "learning_rate": 1e-3, "test_every": 0, "probes": [0, 5], "probe_sequences": 3}
+    settings |= {"optimizer": "Adam, clipped", "learning_rate": 1e-3, "probes": [0, 5], "probe_sequences": 3}
     found = _gradients.train(settings)
-    assert found["updates"] == 6 and found["solved"] == -1 and not found["diverged"]
+    assert found["updates"] == 6 and not found["diverged"]
     assert found["curves"].shape == (2, 10)
     np.testing.assert_array_equal(found["curves"][:, 0], 1.0)
     assert 0 < found["error"] <= 1 and 0 < found["loss"] < 3
@@ -310,11 +310,30 @@ def test_a_run_of_training_measures_and_stops():
 
 
 def test_a_run_that_diverges_is_not_solved():
-    settings = {"task": "adding", "cell": "tanh", "hidden": 8, "length": 10, "seed": 0, "batch": 4, "updates": 50}
-    settings |= {"optimizer": "SGD", "learning_rate": 1e30, "test_every": 0, "probes": [], "probe_sequences": 3}
+    settings = {"task": "adding", "cell": "tanh", "hidden": 8, "length": 10, "batch": 4, "updates": 50}
+    settings |= {"optimizer": "SGD", "learning_rate": 1e30, "probes": [], "probe_sequences": 3}
     with np.errstate(all="ignore"):
-        found = _gradients.train(settings)
-    assert found["diverged"] and found["solved"] == -1 and found["updates"] < 50
+        found = _gradients.train(settings | {"seed": 0})
+        assert found["diverged"] and found["updates"] < 50
+        found = _gradients.race(settings | {"seeds": 2, "test_every": 10})
+    assert found["diverged"] == [True, True] and found["solved"] == [-1, -1]
+
+
+def test_a_run_of_a_race_ends_when_it_has_solved_its_task(monkeypatch):
+    """And not before: the others go on, and are trained as they would be alone."""
+    asked = []
+
+    def is_solved(model, task, seed):
+        asked.append(seed)
+        return seed == 1 and asked.count(1) == 2
+
+    monkeypatch.setattr(_gradients, "is_solved", is_solved)
+    settings = {"task": "temporal order", "cell": "gru", "hidden": 4, "length": 10, "batch": 4, "updates": 9}
+    settings |= {"optimizer": "Adam, clipped", "learning_rate": 1e-2, "test_every": 3}
+    found = _gradients.race(settings | {"seeds": 3})
+    assert found["solved"] == [-1, 6, -1] and found["diverged"] == [False] * 3
+    assert asked == [0, 1, 2, 0, 1, 2, 0, 2]
+    assert found["error"][0] == _gradients.train(settings | {"seed": 0, "probes": []})["error"]
 
 
 def test_the_copy_problem_is_read_out_at_every_step():

@@ -114,7 +114,7 @@ def test_a_tiny_study_from_end_to_end(tmp_path, monkeypatch):
     monkeypatch.setattr(study, "BALANCE", {"updates": 10, "learning_rate": 1e-3})
     two = small | {"seeds": 2}
     names = [name for name, _ in (*study.bias_jobs(two), *study.training_jobs(two), *study.influence_jobs())]
-    assert len(set(names)) == len(names) == 2 * 2 * 3 + 2 * 7 * 2 + 4
+    assert len(set(names)) == len(names) == 2 * 2 * 3 + 2 + 4
     argv = ["--out", str(tmp_path), "--workers", "1"]
     assert _study.run(study.__file__, "", study.compute, study.draw, seeds=(1, 1), argv=argv) == 0
     assert (tmp_path / "truncation.png").stat().st_size > 1000

@@ -6,11 +6,11 @@ from .. import _check, _memory, _threads
 from .._math import ACTIVATIONS
 from .._params import Params
 from ..initializers import Uniform
-from ..kernels.cpu.affine import BLOCK, AffineScratch, affine, affine_backward, embed_backward
+from ..kernels.cpu.affine import BLOCK, AffineScratch, affine, affine_backward, embed, embed_backward
 from ..kernels.cpu.packing import add_transposed, pack_columns, pack_rows
 from ..kernels.cpu.product import WIDE, lanes, padded
 from ..kernels.cpu.units import activate, activate_backward
-from ._direction import over_members
+from ._direction import MOVED_WORK, over_members
 from .recurrent import dropout_mask
 
 ITEMS = 16  # pieces at most into which rows are cut
@@ -42,55 +42,75 @@ class Linear:
         self.activation = _check.choice("activation", activation, ACTIVATIONS)
         self.dtype, self.seed = _check.dtype(dtype), _check.integer("seed", seed, minimum=0)
         self.params = Params({"weight": (output_size, input_size), "bias": (output_size,)}, self.dtype)
-        rng = np.random.default_rng(seed)
+        self._rows = np.arange(output_size)
+        self.draw(self.seed)
+
+    def draw(self, seed: int) -> None:
+        """Draw every weight anew, as a layer built with this seed has them."""
+        self.seed, rng = seed, np.random.default_rng(seed)
         for name, shape in self.params.shapes.items():
-            self.params[name] = Uniform()(shape, rng, hidden_size=input_size)
+            self.params[name] = Uniform()(shape, rng, hidden_size=self.input_size)
 
     def config(self) -> dict:
         names = ("input_size", "output_size", "activation", "seed")
         return {name: getattr(self, name) for name in names} | {"dtype": self.dtype.name}
 
-    def _shared(self, N: int, products: int):
-        """(team, items, rows of an item, working memory): the items are a function of N alone."""
+    def _items(self, N: int) -> tuple[int, int]:
+        """(rows of an item, how many items) of one member: a function of N alone."""
+        size = max(2 * BLOCK, -(-N // ITEMS))
+        return size, -(-N // size)
+
+    def _shared(self, rows: int) -> tuple[np.ndarray, AffineScratch]:
+        """(team, working memory of its threads) for so many rows."""
         Op, Dp = padded(self.output_size, self.dtype), padded(self.input_size, self.dtype)
-        team, size = _threads.team(2.0 * products * N * self.input_size * self.output_size), max(2 * BLOCK, -(-N // ITEMS))
+        team = _threads.team(2.0 * rows * self.input_size * Op)
         threads, panel = _threads.size(team), max(BLOCK * WIDE * lanes(self.dtype), Op)
-        rows = _memory.aligned((threads, BLOCK + 1, max(Op, Dp)), self.dtype)
-        return team, -(-N // size), size, AffineScratch(rows, _memory.aligned((threads, padded(panel, self.dtype)), self.dtype))
+        room = (threads, BLOCK + 1, max(Op, Dp)), (threads, padded(panel, self.dtype))
+        return team, AffineScratch(*(_memory.aligned(shape, self.dtype) for shape in room))
 
     def forward(self, x, *, rng=None):
         """(y, tape) for x (..., input_size)."""
         x = _check.array("x", x, (*_any(_ndim(x) - 1), self.input_size), self.dtype)
-        N, O, Op = x[..., 0].size, self.output_size, padded(self.output_size, self.dtype)
-        weight, bias = _memory.aligned((1, self.input_size * Op), self.dtype), np.zeros(Op, self.dtype)
-        y = _memory.empty((N, O), self.dtype)
-        over_members(pack_columns, weight, *self.params.at("weight"), self.input_size, np.arange(O), weight)
-        bias[:O] = self.params["bias"]
-        team, items, size, scratch = self._shared(N, 1)
-        affine(team, items, size, x.reshape(N, self.input_size), weight[0], bias, y, scratch)
-        if self.activation != "identity":
-            activate(self.activation)(y.reshape(-1))
-        y = y.reshape(*x.shape[:-1], O)
+        y = self.run(self.params, x.reshape(1, -1, self.input_size)).reshape(*x.shape[:-1], self.output_size)
         return y, (x, y)
 
     def backward(self, tape, dy):
         """(dx, grads) from dL/dy."""
-        x, y = tape
+        (x, y), grads = tape, self.params.like()
         dy = _check.array("dy", dy, y.shape, self.dtype)
-        N, D, O, Op = y[..., 0].size, self.input_size, self.output_size, padded(self.output_size, self.dtype)
+        rows = [array.reshape(1, -1, array.shape[-1]) for array in (x, y, dy)]
+        return self.run_back(self.params, *rows, grads).reshape(x.shape), grads
+
+    def run(self, params, x) -> np.ndarray:
+        """y (E, N, O) of x (E or 1, N, D), for E models whose parameters are in `params`."""
+        (flat, start), D, O = params.at("weight"), self.input_size, self.output_size
+        E, (size, items), Op = len(flat), self._items(x.shape[1]), padded(O, self.dtype)
+        weight, bias = _memory.aligned((E, D * Op), self.dtype), np.zeros((E, Op), self.dtype)
+        over_members(pack_columns, weight, flat, start, D, self._rows, weight)
+        bias[:, :O] = params.at("bias").part(slice(0, O))
+        y = _memory.empty((E, x.shape[1], O), self.dtype)
+        team, scratch = self._shared(y.shape[0] * y.shape[1])
+        affine(team, E * items, size, x, weight, bias, y, scratch)
+        if self.activation != "identity":
+            activate(self.activation)(y.reshape(-1))
+        return y
+
+    def run_back(self, params, x, y, dy, grads) -> np.ndarray:
+        """dx (E, N, D) from dL/dy (E, N, O) of `run`; adds to `grads`."""
+        (flat, start), (E, N, O), D = params.at("weight"), y.shape, self.input_size
         if self.activation != "identity":
             dy = dy.copy()
             activate_backward(self.activation)(y.reshape(-1), dy.reshape(-1))
-        weight, dx = _memory.aligned((1, O * padded(D, self.dtype)), self.dtype), _memory.empty((N, D), self.dtype)
-        over_members(pack_rows, weight, *self.params.at("weight"), D, np.arange(O), weight)
-        team, items, size, scratch = self._shared(N, 2)
-        dweight, dbias = np.zeros((items, D * Op), self.dtype), np.zeros((items, Op), self.dtype)
-        affine_backward(team, items, size, x.reshape(N, D), weight[0], dy.reshape(N, O), dx, dweight, dbias, scratch)
-        grads = self.params.like()
-        if items:
-            over_members(add_transposed, dweight.reshape(1, -1), dweight, items, np.arange(O), D, *grads.at("weight"))
-            grads["bias"] += dbias.sum(axis=0)[:O]
-        return dx.reshape(x.shape), grads
+        (size, items), Op, Dp = self._items(N), padded(O, self.dtype), padded(D, self.dtype)
+        weight, dx = _memory.aligned((E, O * Dp), self.dtype), _memory.empty((E, N, D), self.dtype)
+        over_members(pack_rows, weight, flat, start, D, self._rows, weight)
+        dweight, dbias = np.zeros((E * items, D * Op), self.dtype), np.zeros((E * items, Op), self.dtype)
+        team, scratch = self._shared(2 * E * N)
+        affine_backward(team, E * items, size, x, weight, dy, dx, dweight, dbias, scratch)
+        over_members(add_transposed, dweight.reshape(E, -1), dweight, items, self._rows, D, *grads.at("weight"))
+        total = dbias if items == 1 else dbias.reshape(E, items, Op).sum(axis=1)
+        grads.at("bias").part(slice(0, O))[...] += total[:, :O]
+        return dx
 
 
 class Embedding:
@@ -119,7 +139,12 @@ class Embedding:
         self.group = None if group is None else _check.integer("group", group, minimum=1)
         self.dtype, self.seed = _check.dtype(dtype), _check.integer("seed", seed, minimum=0)
         self.params = Params({"weight": (num_symbols, dimension)}, self.dtype)
-        self.params["weight"] = np.random.default_rng(seed).standard_normal((num_symbols, dimension))
+        self.draw(self.seed)
+
+    def draw(self, seed: int) -> None:
+        """Draw every vector anew, as a layer built with this seed has them."""
+        self.seed = seed
+        self.params["weight"] = np.random.default_rng(seed).standard_normal((self.num_symbols, self.dimension))
 
     @property
     def output_size(self) -> int:
@@ -133,15 +158,29 @@ class Embedding:
         """(y, tape) for integers x in [0, num_symbols)."""
         shape = _any(_ndim(x) - 1) + (self.group,) if self.group else _any(_ndim(x))
         tokens = _check.integers("x", x, shape, 0, self.num_symbols - 1, meaning="(symbols)")
-        y = self.params["weight"][tokens]
-        return (y.reshape(*tokens.shape[:-1], self.output_size) if self.group else y), tokens
+        return self.run(self.params, tokens.reshape(1, -1)).reshape(self._shape(tokens)), tokens
 
     def backward(self, tape, dy):
         """(None, grads) from dL/dy: integers have no gradient."""
         grads = self.params.like()
-        dy = _check.array("dy", dy, (*(tape.shape[:-1] if self.group else tape.shape), self.output_size), self.dtype)
-        embed_backward(tape.reshape(-1), dy.reshape(tape.size, self.dimension), grads["weight"])
+        dy = _check.array("dy", dy, self._shape(tape), self.dtype)
+        self.run_back(tape.reshape(1, -1), dy.reshape(1, tape.size, self.dimension), grads)
         return None, grads
+
+    def _shape(self, tokens) -> tuple[int, ...]:
+        """The shape of the output for `tokens`."""
+        return (*(tokens.shape[:-1] if self.group else tokens.shape), self.output_size)
+
+    def run(self, params, tokens) -> np.ndarray:
+        """y (E, N, dimension) of tokens (E or 1, N), for E models whose tables are in `params`."""
+        flat, start = params.at("weight")
+        y = _memory.empty((len(flat), tokens.shape[1], self.dimension), self.dtype)
+        embed(_threads.team(MOVED_WORK * y.size), len(flat), tokens, flat, start, y)
+        return y
+
+    def run_back(self, tokens, dy, grads) -> None:
+        """Add to `grads`, from dL/dy (E, N, dimension)."""
+        embed_backward(_threads.team(MOVED_WORK * dy.size), len(dy), tokens, dy, *grads.at("weight"))
 
 
 class Dropout:
@@ -157,6 +196,9 @@ class Dropout:
 
     def __init__(self, rate: float):
         self.rate, self.params = _check.fraction("rate", rate), Params({}, "float32")
+
+    def draw(self, seed: int) -> None:
+        """Nothing: there are no weights."""
 
     def config(self) -> dict:
         return {"rate": self.rate}

@@ -217,10 +217,12 @@ class Recurrent(Network):
         ]
         self._directions = [direction for layer in self._layers for direction in layer.directions]
         self._suffixes = [f"_l{k}" + "_reverse" * (n > 0) for k in range(num_layers) for n in range(len(reversals))]
-        self._draw(initializers or {})
+        self.initializers = dict(initializers or {})
+        self._make()
+        self.draw(self.seed)
 
-    def _draw(self, initializers: dict) -> None:
-        """Make `params` (learned) and `constants` (fixed), and fill them."""
+    def _make(self) -> None:
+        """Make `params` (learned) and `constants` (fixed)."""
         shapes, constants, fixed = {}, {}, self.cell.fixed
         self._names = [  # one list a (layer, direction): name, name with suffix, whether it is fixed
             [(name, name + suffix, name in fixed) for name in direction.shapes()]
@@ -232,19 +234,24 @@ class Recurrent(Network):
             if self.initial_state == "learned":
                 shapes |= {f"initial_{state}{suffix}": (self.hidden_size,) for state in self.cell.states}
         known = {name for direction in self._directions for name in direction.shapes()}
-        for name in initializers:
+        for name in self.initializers:
             if name not in known:
                 raise ValueError(f"initializers: keys from {sorted(known)} are required; got {name!r}")
         self.params, self.constants = Params(shapes, self.dtype), Params(constants, self.dtype)
-        rng, uniform = np.random.default_rng(self.seed), Uniform()
+
+    def draw(self, seed: int) -> None:
+        """Draw every weight anew, as a network built with this seed has them."""
+        self.seed, rng, uniform = seed, np.random.default_rng(seed), Uniform()
+        self.params.flat[...] = 0.0  # a learned initial state begins there
         defaults = dict(zip(self.cell.parameters, self.cell.defaults))
-        for direction, suffix in zip(self._directions, self._suffixes):
-            for name, shape in direction.shapes().items():
-                target = self.constants if name in fixed else self.params
-                if defaults.get(name) is not None and name not in initializers:
-                    target[name + suffix] = defaults[name]
+        for direction, names in zip(self._directions, self._names):
+            shapes = direction.shapes()
+            for name, full, fixed in names:
+                target = self.constants if fixed else self.params
+                if defaults.get(name) is not None and name not in self.initializers:
+                    target[full] = defaults[name]
                 else:
-                    target[name + suffix] = initializers.get(name, uniform)(shape, rng, hidden_size=self.hidden_size)
+                    target[full] = self.initializers.get(name, uniform)(shapes[name], rng, hidden_size=self.hidden_size)
 
     @property
     def output_size(self) -> int:
@@ -268,7 +275,7 @@ class Recurrent(Network):
         """Forward only, nothing kept: (y, state), as `forward` returns them."""
         x, rows = self._batch_in(x, lengths)
         states, _ = self._start(state, rows)
-        y, final, _ = self._run(self.params, x[None], rows, states, Masks.none(self), None)
+        y, final, _ = self.run(self.params, x[None], rows, states, Masks.none(self), None)
         return self._batch_out(y[0]), self._state_out(final)
 
     def forward(self, x, state=None, *, lengths=None, details=False, memory=None, rng=None, masks=None, pull=None):
@@ -307,13 +314,15 @@ class Recurrent(Network):
         masks = self.draw_masks(B, rng) if masks is None else masks
         drawn = Masks([None if mask is None else mask[None] for mask in masks], self.draw_between((1, T, B), rng))
         pull = None if pull is None else self._pull_in(pull, T, B)
-        y, final, tape.layers = self._run(self.params, x[None], rows, states, drawn, segment, bool(details), pull)
+        y, final, tape.layers = self.run(self.params, x[None], rows, states, drawn, segment, bool(details), pull)
         tape.between = drawn.between
         y = self._batch_out(y[0])
         y.flags.writeable = False
         return y, self._state_out(final), tape
 
-    def _run(self, params: Params, x, rows: Rows, states, masks: "Masks", segment: int | None, details: bool = False, pull=None):
+    # For E models of one shape, which one alone is, too: parameters where `params.at` says, arrays with the member axis first
+
+    def run(self, params: Params, x, rows: Rows, states, masks: "Masks", segment: int | None, details: bool = False, pull=None):
         """(y (E, T, B, output_size), final states, what every layer kept) of E models whose parameters are in `params`.
 
         x (E or 1, T, B, D), states one (E, S, B, H) a (layer, direction); `segment` and `pull` as `Layer.forward` has them.
@@ -357,14 +366,14 @@ class Recurrent(Network):
             raise ValueError("begin: 0 is required for a network that runs from right to left, whose first step is the last in time")
         limit = self.dtype.type(np.inf if clip is None else _check.real("clip", clip, positive=True))
         dy, flows, grads = self._dy_in(dy, T, rows), self._states_in("dstate", dstate, rows), self.params.like()
-        dx, flows, cut, shown = self._run_back(
+        dx, flows, cut, shown = self.run_back(
             self.params, tape, None if dy is None else dy[None], flows, grads, begin, limit, bool(details)
         )
         clipped = None if clip is None else Clipped.of(cut[0])
         return Gradients(self._batch_out(dx[0]), self._state_out(flows), grads, clipped, *(self._shown(shown, tape) if details else ()))
 
-    def _run_back(self, params: Params, tape: Tape, dy, flows: list, grads: Params, begin: int, limit, details=False, inputs=True):
-        """(dx, dL/d(start states), what was cut (E, 3), what `details` shows) of what `_run` kept; adds to `grads`."""
+    def run_back(self, params: Params, tape: Tape, dy, flows: list, grads: Params, begin: int, limit, details=False, inputs=True):
+        """(dx, dL/d(start states), what was cut (E, 3), what `details` shows) of what `run` kept; adds to `grads`."""
         cut, shown, flows = 0.0, [], list(flows)
         for k in reversed(range(self.num_layers)):
             places = self._places(k)
