@@ -36,7 +36,7 @@ RANKS = (
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
 UPWARD = {("model", "io"), ("encoder_decoder", "io"), ("history", "plot")}  # methods that call what stands above them, imported when called
 
-COMPILES = {"_jit", "_math", "cells", "cells2d", "kernels", "losses", "optimizers"}
+COMPILES = {"_jit", "_math", "cells", "cells2d", "kernels", "losses"}
 OPENS = {"_jit", "io", "data"}
 FILE_CALLS = {"open", "fdopen", "read_text", "write_text", "read_bytes", "write_bytes"}
 FILE_CALLS |= {"memmap", "fromfile", "tofile", "savez", "savetxt", "loadtxt", "genfromtxt"}
