@@ -12,10 +12,9 @@ from typing import NamedTuple
 import numpy as np
 
 from . import _check, schedules
-from ._jit import kernel, loop, pointwise
 from ._params import Params
-from ._team import parallel
 from ._threads import team
+from .kernels.cpu import updates
 from .schedules import Schedule
 
 LANES = (
@@ -212,9 +211,9 @@ class SGD(Optimizer):
 
     def _apply(self, params, grad, moments, clip, rate, step):
         if self.momentum:
-            _momentum(params, grad, moments["momentum"], clip, rate, self.weight_decay, self.momentum, self.nesterov)
+            updates.heavy_ball(params, grad, moments["momentum"], clip, rate, self.weight_decay, self.momentum, self.nesterov)
         else:
-            _descent(params, grad, clip, rate, self.weight_decay)
+            updates.descent(params, grad, clip, rate, self.weight_decay)
 
 
 @dataclass(frozen=True)
@@ -270,7 +269,7 @@ class RMSprop(Optimizer):
     def _apply(self, params, grad, moments, clip, rate, step):
         absent = params[:0]
         kept = moments["square"], moments.get("mean", absent), moments.get("momentum", absent)
-        _rmsprop(params, grad, kept, clip, rate, self.weight_decay, (self.alpha, self.momentum), self.eps)
+        updates.rmsprop(params, grad, kept, clip, rate, self.weight_decay, (self.alpha, self.momentum), self.eps)
 
 
 @dataclass(frozen=True)
@@ -323,7 +322,7 @@ class Adam(Optimizer):
 
     def _apply(self, params, grad, moments, clip, rate, step):
         kept = moments["mean"], moments["square"]
-        _adam(params, grad, kept, clip, self._decay(rate), self.betas, self._scale(rate, step), self.eps)
+        updates.adam(params, grad, kept, clip, self._decay(rate), self.betas, self._scale(rate, step), self.eps)
 
     def _numbers(self, clip, rate, step):
         return *clip, *self._decay(rate), *self.betas, *self._scale(rate, step), self.eps
@@ -416,7 +415,7 @@ def update_members(optimizers, params: Params, rows: np.ndarray, grads: Params, 
     if type(optimizers[0]) not in MEMBERS:
         return [_update_one(*each, params, grads, moments) for each in zip(optimizers, range(E), rows.tolist(), steps)]
     norms = np.empty(E)
-    _norms(team(NORM_WORK * grads.flat.size), E, grads.flat, np.empty((E, LANES)), norms)
+    updates.norms(team(NORM_WORK * grads.flat.size), E, grads.flat, np.empty((E, LANES)), norms)
     infos, numbers, kept = [], [], []
     for e, (optimizer, step, norm) in enumerate(zip(optimizers, steps, norms.tolist())):
         norm = _settled(grads.flat[e], norm)
@@ -431,8 +430,8 @@ def update_members(optimizers, params: Params, rows: np.ndarray, grads: Params, 
     if kept:
         (sweep, names), absent, places = MEMBERS[type(optimizers[0])], np.empty((len(params.flat), 0), params.dtype), np.array(kept)
         arrays = tuple(moments.get(name, absent) for name in names)
-        work = team(SWEEP_WORK * n * len(kept))
-        sweep(work, len(kept), rows[places], places, params.flat, grads.flat, arrays, np.array(numbers))
+        shared = team(SWEEP_WORK * n * len(kept))
+        sweep(shared, len(kept), rows[places], places, params.flat, grads.flat, arrays, np.array(numbers))
     return infos
 
 
@@ -445,7 +444,7 @@ def _update_one(optimizer: Optimizer, e: int, row: int, step: int, params: Param
 
 def _norm(flat: np.ndarray, limit: float = math.inf) -> float:
     """Of the elements clipped to [-limit, limit], straight from their squares."""
-    return math.sqrt(_sum_of_squares(flat, limit, np.zeros(LANES)))
+    return math.sqrt(updates.sum_of_squares(flat, limit, np.zeros(LANES)))
 
 
 def _blame(grads: Params, norm: float) -> str:
@@ -457,125 +456,10 @@ def _blame(grads: Params, norm: float) -> str:
     return f"grads: a finite norm is required; got {norm}, from elements up to {np.abs(grads.flat).max()},"
 
 
-# Kernels over flat vectors of one dtype: p, m, v and s are changed, g is not; clip is (limit, coefficient) ------------
-
-
-@pointwise
-def _clipped(g, clip):
-    limit, coefficient = clip
-    return min(max(np.float64(g), -limit), limit) * coefficient
-
-
-@kernel
-def _sum_of_squares(g, limit, lanes):
-    """Of the elements clipped to [-limit, limit]: interleaved sums in `lanes`, 0 before; then those and the rest."""
-    rows, total = g.size // lanes.size, 0.0
-    for i in range(rows):
-        row = g[i * lanes.size : (i + 1) * lanes.size]
-        for j in range(lanes.size):
-            x = min(max(np.float64(row[j]), -limit), limit)
-            lanes[j] += x * x
-    for j in range(lanes.size):
-        total += lanes[j]
-    for i in range(rows * lanes.size, g.size):
-        x = min(max(np.float64(g[i]), -limit), limit)
-        total += x * x
-    return total
-
-
-@kernel
-def _descent(p, g, clip, rate, decay):
-    for i in range(p.size):
-        w = np.float64(p[i])
-        p[i] = w - rate * (_clipped(g[i], clip) + decay * w)
-
-
-@kernel
-def _momentum(p, g, v, clip, rate, decay, momentum, nesterov):
-    for i in range(p.size):
-        w = np.float64(p[i])
-        d = _clipped(g[i], clip) + decay * w
-        velocity = momentum * np.float64(v[i]) + d
-        v[i] = velocity
-        p[i] = w - rate * (d + momentum * velocity if nesterov else velocity)
-
-
-@kernel
-def _rmsprop(p, g, moments, clip, rate, decay, keep, eps):
-    """moments (square, mean, velocity), the last two empty where unused; keep (alpha, momentum)."""
-    s, m, v = moments
-    alpha, momentum = keep
-    centered = m.size > 0
-    for i in range(p.size):
-        w = np.float64(p[i])
-        d = _clipped(g[i], clip) + decay * w
-        square = alpha * np.float64(s[i]) + (1.0 - alpha) * d * d
-        s[i] = square
-        if centered:
-            mean = alpha * np.float64(m[i]) + (1.0 - alpha) * d
-            m[i] = mean
-            square = max(square - mean * mean, 0.0)  # rounding must not make a variance negative
-        change = d / (math.sqrt(square) + eps)
-        if momentum > 0.0:
-            change += momentum * np.float64(v[i])
-            v[i] = change
-        p[i] = w - rate * change
-
-
-@kernel
-def _adam(p, g, moments, clip, decay, betas, scale, eps):
-    """moments (mean, square); decay (what g gets of p, factor of p); scale (stride, root of 1 - beta2^t)."""
-    m, v = moments
-    added, keep = decay
-    first, second = betas
-    stride, root = scale
-    for i in range(p.size):
-        w = np.float64(p[i])
-        d = _clipped(g[i], clip) + added * w
-        mean = first * np.float64(m[i]) + (1.0 - first) * d
-        square = second * np.float64(v[i]) + (1.0 - second) * d * d
-        m[i] = mean
-        v[i] = square
-        p[i] = w * keep - stride * mean / (math.sqrt(square) / root + eps)
-
-
-# The same for many models: model rows[i] of p and of the moments, row places[i] of g, numbers[i] --------------------------
-
-
-@parallel
-@loop
-def _norms(who, e, g, lanes, norms):
-    for j in range(lanes.shape[1]):
-        lanes[e, j] = 0.0
-    norms[e] = math.sqrt(_sum_of_squares(g[e], np.inf, lanes[e]))
-
-
-@parallel
-@loop
-def _sgd_members(who, i, rows, places, p, g, moments, numbers):
-    a, row, slope = numbers[i], p[rows[i]], g[places[i]]  # limit, coefficient, rate, decay, momentum, nesterov
-    if a[4] > 0.0:
-        _momentum(row, slope, moments[0][rows[i]], (a[0], a[1]), a[2], a[3], a[4], a[5] > 0.0)
-    else:
-        _descent(row, slope, (a[0], a[1]), a[2], a[3])
-
-
-@parallel
-@loop
-def _rmsprop_members(who, i, rows, places, p, g, moments, numbers):
-    s, m, v = moments
-    a, r = numbers[i], rows[i]  # limit, coefficient, rate, decay, alpha, momentum, eps
-    _rmsprop(p[r], g[places[i]], (s[r], m[r], v[r]), (a[0], a[1]), a[2], a[3], (a[4], a[5]), a[6])
-
-
-@parallel
-@loop
-def _adam_members(who, i, rows, places, p, g, moments, numbers):
-    m, v = moments
-    a, r = numbers[i], rows[i]  # limit, coefficient, what g gets of p, factor of p, betas, stride, root, eps
-    _adam(p[r], g[places[i]], (m[r], v[r]), (a[0], a[1]), (a[2], a[3]), (a[4], a[5]), (a[6], a[7]), a[8])
-
-
-_ADAM = _adam_members, ("mean", "square")
-# the kernel of each kind, and the names of the moments it takes
-MEMBERS = {SGD: (_sgd_members, ("momentum",)), RMSprop: (_rmsprop_members, ("square", "mean", "momentum")), Adam: _ADAM, AdamW: _ADAM}
+# the kernel of each kind over many models, and the names of the moments it takes
+MEMBERS = {
+    SGD: (updates.sgd_members, ("momentum",)),
+    RMSprop: (updates.rmsprop_members, ("square", "mean", "momentum")),
+    Adam: (updates.adam_members, ("mean", "square")),
+    AdamW: (updates.adam_members, ("mean", "square")),
+}

@@ -37,7 +37,7 @@ RANKS = (
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
 UPWARD = {("model", "io"), ("encoder_decoder", "io"), ("history", "plot")}  # methods that call what stands above them, imported when called
 
-COMPILES = {"_jit", "_math", "_team", "cells", "cells2d", "kernels", "losses", "optimizers"}
+COMPILES = {"_jit", "_math", "_team", "cells", "cells2d", "kernels", "losses"}
 OPENS = {"_jit", "io", "data", "bench"}  # bench: what the system says of the machine; the rounds that are kept
 PEERS = {"torch", "jax", "onnxruntime", "tensorflow"}  # of bench
 FILE_CALLS = {"open", "fdopen", "read_text", "write_text", "read_bytes", "write_bytes"}

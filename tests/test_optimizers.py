@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from fastrnn import optimizers
 from fastrnn._params import Params
+from fastrnn.kernels.cpu import updates
 from fastrnn.optimizers import REGISTRY, SGD, Adam, AdamW, RMSprop, State, from_config, global_norm
 from fastrnn.schedules import Constant, CosineDecay, ReduceOnPlateau, Schedule, WarmUp
 
@@ -309,8 +309,8 @@ def test_bad_arguments_are_named(make, error, words):
 def test_kernels_as_plain_python(optimizer, monkeypatch):
     compiled, plain = fill(), fill()
     run(optimizer, compiled, 3)
-    for name in ("_sum_of_squares", "_descent", "_momentum", "_rmsprop", "_adam"):
-        function = getattr(optimizers, name)
-        monkeypatch.setattr(optimizers, name, getattr(function, "py_func", function))
+    for name in ("sum_of_squares", "descent", "heavy_ball", "rmsprop", "adam"):
+        function = getattr(updates, name)
+        monkeypatch.setattr(updates, name, getattr(function, "py_func", function))
     run(optimizer, plain, 3)
     assert np.abs(plain.flat - compiled.flat).max() <= TOLERANCE["float64"]
