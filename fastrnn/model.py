@@ -450,7 +450,8 @@ class Model:
                 own[k] += g.params.flat
                 dy = g.x
             elif isinstance(layer, Network):
-                g = layer.backward(trace.tapes[k], dy, dstates.pop(), clip=clip, begin=begin)
+                unread = {"inputs": False} if k == 0 and isinstance(layer, Recurrent) else {}  # dL/dx of the data
+                g = layer.backward(trace.tapes[k], dy, dstates.pop(), clip=clip, begin=begin, **unread)
                 own[k] += g.params.flat
                 dy = g.x
                 starts.insert(0, g.state)

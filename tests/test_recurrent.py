@@ -510,3 +510,24 @@ def test_outputs_with_a_tape_are_read_only():
     y, _, _ = fr.GRU(D, H, dtype="float64").forward(np.zeros((T, B, D)))
     with pytest.raises(ValueError, match="read-only"):
         y[0] = 1.0
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_without_the_inputs_gradient_everything_else_has_the_same_bits(layers):
+    net = fr.LSTM(3, 4, num_layers=layers, bidirectional=True, dtype="float64")
+    y, _, tape = net.forward(np.random.default_rng(0).standard_normal((5, 6, 3)), lengths=[5, 0, 3, 1, 5, 2])
+    whole, part = (net.backward(tape, np.ones_like(y), inputs=inputs) for inputs in (True, False))
+    assert part.x is None and whole.x.any()
+    assert part.params.flat.tobytes() == whole.params.flat.tobytes()
+    assert [a.tobytes() for a in part.state] == [a.tobytes() for a in whole.state]
+
+
+def test_weights_that_change_are_packed_anew():
+    """Calls without a tape keep the packed weights; a change of any one of them, by whatever way, must show at once."""
+    net, x = fr.GRU(3, 4, num_layers=2, dtype="float32"), np.random.default_rng(0).standard_normal((5, 2, 3)).astype("f4")
+    for name in net.params:
+        for at in (0, -1):
+            before = net(x)[0]
+            net.params[name].reshape(-1)[at] += np.float32(0.25)
+            after = net(x)[0]
+            assert (after != before).any() and after.tobytes() == net.forward(x)[0].tobytes()

@@ -1,5 +1,6 @@
 """One direction of one recurrent layer: its parameters, and the kernels run over a span of steps."""
 
+import math
 import threading
 from functools import cache
 from typing import NamedTuple
@@ -10,7 +11,7 @@ from .. import _memory, _threads
 from .._params import At
 from ..cells import Cell
 from ..kernels.cpu.loop import Batch, Flow, Layout, Scratch, Span, Sums, Trace, Weights, layout, make_backward, make_forward
-from ..kernels.cpu.packing import add_transposed, pack_columns, pack_rows
+from ..kernels.cpu.packing import add_transposed, pack_columns, pack_rows, same
 from ..kernels.cpu.product import WIDE, lanes, padded
 
 BLOCK_BYTES = 384 * 1024  # what a block of time may take of a core's second-level cache
@@ -96,6 +97,8 @@ class Direction:
         self.recurrent_rows = weight_rows(cell, hidden_size, self.layout.recurrent, "recurrent")
         self.modulated_rows = weight_rows(cell, hidden_size, self.layout.modulated, "recurrent")
         self.bias_blocks = tuple(bias_blocks(cell, hidden_size))
+        self.size = sum(map(math.prod, self.shapes().values()))  # of all parameters together
+        self._packed = np.empty(0), None  # the bits of parameters, and what they were packed into
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of everything this direction needs, learned or fixed, in PyTorch's order."""
@@ -145,6 +148,18 @@ class Direction:
             bias,
             unit,
         )
+
+    def packed(self, p: dict[str, At]) -> Weights:
+        """`pack(p, backward=False)`, or what it gave the last time, where no bit of one model's parameters has changed since."""
+        flat, begin = p["weight_ih"]
+        if len(flat) > 1 or any(at.flat is not flat for at in p.values()):
+            return self.pack(p, backward=False)
+        now = flat[0, begin : begin + self.size].view(f"u{flat.itemsize}")
+        before, weights = self._packed
+        if before.dtype != now.dtype or not same(before, now):
+            weights = self.pack(p, backward=False)
+            self._packed = now.copy(), weights
+        return weights
 
     def sums(self, slices: int, dtype) -> Sums:
         """Zeroed parameter gradients, one row a slice (of every member)."""
@@ -204,13 +219,13 @@ class Direction:
     def _run(self, kernel, grid: Grid, span: Span, batch: Batch, weights: Weights, *arguments) -> None:
         """The kernel over all members and slices of one span."""
         (E, _), dtype = weights.bias.shape, weights.bias.dtype
-        items, n = E * grid.slices, min(grid.block, span.end - span.begin) * grid.rows
-        team = _threads.team(self.operations(E * batch.order.shape[1]) * (span.end - span.begin))
-        scratch = self._kept_scratch(_threads.size(team), n, grid, dtype)
-        if items < _threads.size(team) and self.operations(grid.rows) > SHARED_WORK:
-            kernel(_threads.ALONE, items, span, batch, weights, *arguments, scratch._replace(team=team))
-        else:
-            kernel(team, items, span, batch, weights, *arguments, scratch)
+        items, steps = E * grid.slices, span.end - span.begin
+        within = items == 1 and self.operations(grid.rows) > SHARED_WORK
+        team = _threads.team(self.operations(E * batch.order.shape[1]) * steps) if items > 1 or within else _threads.ALONE
+        scratch = self._kept_scratch(_threads.size(team), min(grid.block, steps) * grid.rows, grid, dtype)
+        if within:
+            team, scratch = _threads.ALONE, scratch._replace(team=team)
+        kernel(team, items, span, batch, weights, *arguments, scratch)
 
     def _kept_scratch(self, threads: int, n: int, grid: Grid, dtype) -> Scratch:
         """`scratch` as the calling thread has it from an earlier run of the same shape."""

@@ -76,7 +76,8 @@ class Layer:
             y[:, rows.steps :] = 0.0  # the kernel clears what lies between a row's length and the longest
             tape = self._room(E, tape_steps, B, dtype) + (np.empty((E, rows.steps * details, B, len(self.cell.slots), H), dtype),)
             kept.append(Kept(batch(x, rows, H, mask, pull), y, n * H * self.concat, *tape, [], segment or max(rows.steps, 1)))
-        weights = [d.pack(p, backward=False) for d, p in zip(self.directions, parameters)]
+        # calls without a tape come in rows, with the same weights
+        weights = [d.packed(p) if segment is None else d.pack(p, backward=False) for d, p in zip(self.directions, parameters)]
         for begin in range(0, rows.steps, kept[0].segment):
             end = min(begin + kept[0].segment, rows.steps)
             for d, k, w, state in zip(self.directions, kept, weights, states):

@@ -18,7 +18,7 @@ class Gradients(NamedTuple):
 
     Attributes
     ----------
-    x : ndarray, shape (T, B, D)
+    x : ndarray, shape (T, B, D), or None
     state : ndarray or tuple of ndarray, shape (layers * directions, B, H)
     params : Params
     clipped : Clipped or None
@@ -340,7 +340,7 @@ class Recurrent(Network):
             tapes.append(kept)
         return x, final, tapes
 
-    def backward(self, tape: Tape, dy=None, dstate=None, *, details=False, clip=None, begin=0):
+    def backward(self, tape: Tape, dy=None, dstate=None, *, details=False, clip=None, begin=0, inputs=True):
         """Gradients of a scalar L from dL/dy and dL/dstate (each 0 where not given), by back-propagation through time.
 
         Parameters
@@ -355,6 +355,8 @@ class Recurrent(Network):
         begin : int
             Go back to this step only (truncation); the gradient of the state is then that at `begin`. Not for networks that run
             from right to left.
+        inputs : bool
+            Whether dL/dx is wanted: a sixth of the work. Without it `Gradients.x` is None.
 
         Returns
         -------
@@ -367,10 +369,11 @@ class Recurrent(Network):
         limit = self.dtype.type(np.inf if clip is None else _check.real("clip", clip, positive=True))
         dy, flows, grads = self._dy_in(dy, T, rows), self._states_in("dstate", dstate, rows), self.params.like()
         dx, flows, cut, shown = self.run_back(
-            self.params, tape, None if dy is None else dy[None], flows, grads, begin, limit, bool(details)
+            self.params, tape, None if dy is None else dy[None], flows, grads, begin, limit, bool(details), bool(inputs)
         )
         clipped = None if clip is None else Clipped.of(cut[0])
-        return Gradients(self._batch_out(dx[0]), self._state_out(flows), grads, clipped, *(self._shown(shown, tape) if details else ()))
+        dx = self._batch_out(dx[0]) if inputs else None
+        return Gradients(dx, self._state_out(flows), grads, clipped, *(self._shown(shown, tape) if details else ()))
 
     def run_back(self, params: Params, tape: Tape, dy, flows: list, grads: Params, begin: int, limit, details=False, inputs=True):
         """(dx, dL/d(start states), what was cut (E, 3), what `details` shows) of what `run` kept; adds to `grads`."""

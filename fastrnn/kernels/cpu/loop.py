@@ -22,7 +22,7 @@ from ..._jit import full_vectors, kernel, loop, pointwise
 from ..._team import LEADER, THREADS, enter, lead, next_item, offer
 from .._take import PUT, TAKE
 from .product import team_product, team_product_transposed
-from .rows import add_row, clear_row, copy_row, scale_row
+from .rows import add_row, clear_row, copy_row, fill_rows, move, scale_row
 
 
 class Batch(NamedTuple):
@@ -157,13 +157,11 @@ def active_rows(order, lengths, first, count, step):
 
 
 @loop
-def pull_row(goal, alpha, t, b, h):
-    """h = (1 - alpha) h + alpha goal of step t, where there is one."""
-    if alpha.shape[0] > 0:
-        a, row = alpha[t], goal[t, b]
-        keep = type(a)(1.0) - a
-        for j in range(h.shape[0]):
-            h[j] = keep * h[j] + a * row[j]
+def pull_row(goal, a, t, b, h):
+    """h = (1 - a) h + a goal of step t."""
+    row, keep = goal[t, b], type(a)(1.0) - a
+    for j in range(h.shape[0]):
+        h[j] = keep * h[j] + a * row[j]
 
 
 @loop
@@ -246,15 +244,16 @@ def make_forward(cell):
     @loop
     def keep(a, s_new, s, y, others, preactivations, tape, t, b):
         """One row's new states into the running state, y and the tape."""
+        full_vectors()
         for i in range(S):
-            copy_row(s_new[i], s[i])
-        copy_row(s_new[0], y)
+            move(s_new[i], s[i])
+        move(s_new[0], y)
         if others.shape[0] > 0:
             for i in range(1, S):
-                copy_row(s_new[i], others[tape, b, i - 1])
+                move(s_new[i], others[tape, b, i - 1])
         if preactivations.shape[0] > 0:
             for g in range(G):
-                copy_row(a[g], preactivations[tape, b, g])
+                move(a[g], preactivations[tape, b, g])
 
     @kernel
     def forward(team, count, span, batch, weights, trace, state, scratch):
@@ -289,8 +288,7 @@ def make_forward(cell):
             while begin < span_end:
                 end = min(span_end, (begin // block + 1) * block)
                 total = gather_inputs(x_e, order, lengths, first, height, reverse, begin, end, xs)
-                for k in range(total):
-                    copy_row(bias[member], z_flat[k * width : (k + 1) * width])
+                fill_rows(bias[member], z_flat[: total * width], width)
                 team_product(inner, parts, xs_flat, 0, D, 1, w_input[member], 0, z_flat, in0 * H, width, (total, w_input.shape[1] // D, D))
                 k, active = 0, height
                 for step_number in range(begin, end):
@@ -311,7 +309,8 @@ def make_forward(cell):
                         t = lengths[b] - 1 - step_number if reverse else step_number
                         units(z[k + r], s[r], unit_e, s_new[r], saved_e[tape, b] if saved_e.shape[0] > 0 else row[0])
                         keep(z[k + r], s_new[r], s[r], y_e[t, b, column : column + H], others_e, preactivations_e, tape, t, b)
-                        pull_row(goal_e, alpha, t, b, s[r, 0])
+                        if alpha.shape[0] > 0:
+                            pull_row(goal_e, alpha[t], t, b, s[r, 0])
                     k += active
                 begin = end
             for r in range(height):
@@ -359,18 +358,20 @@ def make_backward(cell):
     @loop
     def load_states(y, others, start, goal, alpha, column, offset, reverse, step_number, t, b, old, new):
         """States before and after a step, from y, the tape, and the start state (S, B, H)."""
+        full_vectors()
         H, tape = old.shape[1], step_number - offset
-        copy_row(y[t, b, column : column + H], new[0])
+        move(y[t, b, column : column + H], new[0])
         for i in range(1, S):
-            copy_row(others[tape, b, i - 1], new[i])
+            move(others[tape, b, i - 1], new[i])
         if step_number > offset:
-            copy_row(y[t + 1 if reverse else t - 1, b, column : column + H], old[0])
-            pull_row(goal, alpha, t - 1, b, old[0])
+            move(y[t + 1 if reverse else t - 1, b, column : column + H], old[0])
+            if alpha.shape[0] > 0:
+                pull_row(goal, alpha[t - 1], t - 1, b, old[0])
             for i in range(1, S):
-                copy_row(others[tape - 1, b, i - 1], old[i])
+                move(others[tape - 1, b, i - 1], old[i])
         else:
             for i in range(S):
-                copy_row(start[i, b], old[i])
+                move(start[i, b], old[i])
 
     @loop
     def receive(dy, dstates, alpha, column, tape, t, b, ds):
@@ -383,7 +384,7 @@ def make_backward(cell):
             add_row(dy[t, b, column : column + ds.shape[1]], ds[0])
         if dstates.shape[0] > 0:
             for i in range(S):
-                copy_row(ds[i], dstates[tape, b, i])
+                move(ds[i], dstates[tape, b, i])
 
     @loop
     def finish(z, held, order, first, active, k, mask, limit, cut):

@@ -4,11 +4,12 @@ The weight of member e begins at flat[e, start]: (R, K) or (R, N), C-contiguous.
 `parts` pieces of a member's panels, or of its sums.
 """
 
-from ..._jit import loop
+from ..._jit import kernel, loop
 from ..._team import parallel
 from .product import VECTOR_BYTES, WIDE, panel_vectors
 from .rows import add_row, clear_row, copy_row
 
+STRETCH = 4096  # numbers compared at a time
 SQUARE = 16  # rows and columns of what is turned at a time, so that a line of memory is used whole on both sides
 
 
@@ -89,3 +90,16 @@ def add_transposed(who, item, parts, sums, slices, rows, K, flat, start):
                 row = gradient[rows[n] * K : (rows[n] + 1) * K]
                 for k in range(k0, min(k0 + SQUARE, K)):
                     row[k] += own[k * columns + n]
+
+
+@kernel
+def same(a, b):
+    """Whether two vectors of bits (n,) are the same; looks no further than it must."""
+    for begin in range(0, a.shape[0], STRETCH):
+        different = a[0] ^ a[0]
+        part_a, part_b = a[begin : begin + STRETCH], b[begin : begin + STRETCH]
+        for i in range(part_a.shape[0]):
+            different |= part_a[i] ^ part_b[i]
+        if different != 0:
+            return False
+    return True
