@@ -13,8 +13,7 @@ import platform
 import sys
 
 import numpy as np
-from compare import LAYERS, torch
-from compare import _rounds as rounds
+from _turns import rounds, torch
 
 import fastrnn as fr
 
@@ -24,6 +23,7 @@ try:
 except ImportError:
     jax = None
 
+LAYERS = {"lstm": "LSTM", "gru": "GRU", "rnn": "RNN"}
 T, B, D, H, O = 100, 16, 2, 32, 2
 RATE = 1e-3
 FEW = 8  # members that PyTorch goes through
