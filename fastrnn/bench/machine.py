@@ -4,7 +4,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +12,6 @@ import numpy as np
 
 from .._check import FLOATS
 from .._jit import VECTOR_BYTES
-from .._threads import run, set_num_threads
 from ..kernels.cpu.ceilings import multiply_add, read, registers, working_set
 
 ASSUMED = {"L1": 32 * 1024, "L2": 1024 * 1024, "L3": 16 * 1024 * 1024}  # where the system does not tell
@@ -68,7 +67,6 @@ def confine(threads: int) -> None:
 def ceilings(threads: int, seconds: float):
     """Yield {"ceiling", "level" or "dtype", "threads", "value"}: multiply-adds in GFLOP/s, reading in GB/s, for one thread and for all."""
     for n in sorted({1, threads}):
-        set_num_threads(n)
         for dtype in FLOATS:
             yield {"ceiling": "multiply-add", "dtype": dtype, "threads": n, "value": _best(_multiply_adds(dtype, n), seconds)}
         for level, size in working_sets().items():
@@ -107,9 +105,10 @@ def _best(tasks: list[_Task], seconds: float) -> float:
 
     def timed(repeats: int) -> float:
         begin = time.perf_counter()
-        run([partial(task.work, repeats) for task in tasks])
+        list(pool.map(lambda task: task.work(repeats), tasks))
         return time.perf_counter() - begin
 
-    timed(1)
-    repeats = max(1, round(seconds / TURNS / timed(1)))
-    return sum(task.amount for task in tasks) * repeats / min(timed(repeats) for _ in range(TURNS)) / 1e9
+    with ThreadPoolExecutor(len(tasks)) as pool:
+        timed(1)
+        repeats = max(1, round(seconds / TURNS / timed(1)))
+        return sum(task.amount for task in tasks) * repeats / min(timed(repeats) for _ in range(TURNS)) / 1e9
