@@ -205,7 +205,6 @@ def parallel(body):
     `who`, the number of the thread, says whose working memory to use; what is done for one item must not depend on it, nor on the others.
     """
 
-    @kernel
     def run(team, count, *arguments):
         role = enter(team, count)
         if role == LEADER:
@@ -217,4 +216,5 @@ def parallel(body):
             body(max(role, 0), item, *arguments)
             k, item = next_item(team, count, role, k, item)
 
-    return run
+    run.__name__ = run.__qualname__ = body.__name__
+    return kernel(run)

@@ -42,7 +42,6 @@ def test_read_adds_every_number():
 
 def test_ceilings_are_of_each_dtype_and_level_for_one_thread_and_all(monkeypatch):
     monkeypatch.setattr(machine, "working_sets", lambda: {"L1": 4000, "memory": 9000})
-    monkeypatch.setattr(machine, "set_num_threads", lambda n: None)  # that of the process stays
     found = list(machine.ceilings(2, 1e-3))
     assert [(r["threads"], r["ceiling"], r.get("dtype") or r["level"]) for r in found] == [
         (n, *what)
