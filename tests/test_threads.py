@@ -14,7 +14,8 @@ import pytest
 
 import fastrnn as fr
 from fastrnn import _team, _threads
-from fastrnn._jit import kernel
+from fastrnn._jit import loop
+from fastrnn.layers import _direction
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +69,21 @@ def test_the_same_bits_in_serial_and_parallel(network, monkeypatch):
     assert all(everything(network) == expected for _ in range(5))
 
 
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_the_same_bits_where_one_sequence_is_shared(cell, parallel, monkeypatch):
+    """The products of a single item are cut by panels: units that fill panels, and some over."""
+    monkeypatch.setattr(_direction, "SHARED_WORK", 0.0)
+    rng, results = np.random.default_rng(0), []
+    net, x, dy = fr.Recurrent(cell, 150, 150), rng.standard_normal((9, 1, 150)), rng.standard_normal((9, 1, 150))
+    for n in (1, 2, 3, 7):
+        fr.set_num_threads(n)
+        for _ in range(4):
+            y, _, tape = net.forward(x)
+            grads = net.backward(tape, dy)
+            results.append(b"".join(a.tobytes() for a in (net(x)[0], y, grads.x, grads.params.flat)))
+    assert len(set(results)) == 1 and set(parallel) >= {2, 3, 7}
+
+
 def test_the_same_bits_from_several_python_threads_at_once(network, parallel):
     fr.set_num_threads(3)
     expected = [everything(network, seed) for seed in range(4)]
@@ -97,7 +113,7 @@ def test_the_number_may_change_while_others_run(network, parallel):
 
 
 @_team.parallel
-@kernel
+@loop
 def mark(who, item, times, threads):
     """Every item once, and by whom."""
     times[item] += 1
@@ -105,7 +121,7 @@ def mark(who, item, times, threads):
 
 
 @_team.parallel
-@kernel
+@loop
 def meet(who, item, here, patience, met):
     """Item 0 and item 1 wait for each other."""
     here[item * 8] = 1
@@ -116,7 +132,7 @@ def meet(who, item, here, patience, met):
 
 
 @_team.parallel
-@kernel
+@loop
 def within(who, item, team, times, threads):
     """Parallel work inside parallel work, by the same team."""
     mark(team, times.shape[1], times[item], threads[item])
