@@ -8,6 +8,7 @@ from variants import COMPILED, label
 
 import fastrnn as fr
 from fastrnn._params import Params
+from fastrnn.kernels.cpu import packing
 from fastrnn.layers._layer import Rows
 from fastrnn.layers.recurrent import Masks, Tape
 
@@ -524,7 +525,8 @@ def test_without_the_inputs_gradient_everything_else_has_the_same_bits(layers):
 
 def test_weights_that_change_are_packed_anew():
     """Calls without a tape keep the packed weights; a change of any one of them, by whatever way, must show at once."""
-    net, x = fr.GRU(3, 4, num_layers=2, dtype="float32"), np.random.default_rng(0).standard_normal((5, 2, 3)).astype("f4")
+    net, x = fr.GRU(3, 40, num_layers=2, dtype="float32"), np.random.default_rng(0).standard_normal((5, 2, 3)).astype("f4")
+    assert min(d.size for d in net._directions) > packing.STRETCH
     for name in net.params:
         for at in (0, -1):
             before = net(x)[0]
