@@ -58,10 +58,10 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
     bench.add_argument("--cells", nargs="+", choices=list(cases.GATES), default=list(cases.GATES), metavar="CELL", help="all by default")
     bench.add_argument("--dtypes", nargs="+", choices=_check.FLOATS, metavar="DTYPE", help="float32, with --full both")
     bench.add_argument("--sizes", nargs="+", type=_size, metavar="B,D,H", help="four, with --full ten")
-    bench.add_argument("--rounds", type=_positive, metavar="N", help="3, with --full 4")
+    bench.add_argument("--rounds", type=_positive, metavar="N", help="3 by default")
     bench.add_argument("--threads", type=_positive, metavar="N", default=get_num_threads(), help="of every library (%(default)s)")
     bench.add_argument("--peers", nargs="*", choices=list(peers.PEERS), metavar="PEER", help=f"{', '.join(peers.PEERS)}: those installed")
-    bench.add_argument("--full", action="store_true", help="the whole grid, other lengths, variants, training, streaming: half an hour")
+    bench.add_argument("--full", action="store_true", help="the whole grid, other lengths, variants, training, streaming")
     bench.add_argument("--out", type=Path, metavar="FILE", help="keep every round as JSON lines; the same command goes on from there")
     bench.set_defaults(command=_bench)
 
@@ -185,7 +185,7 @@ def _bench(given) -> int:
         print(f"fastrnn: --peers: installed packages are required; {', '.join(missing)} cannot be imported here", file=sys.stderr)
         return 2
     chosen = [peer for peer in (peers.PEERS if given.peers is None else given.peers) if peer not in missing]
-    number = given.rounds or (4 if given.full else 3)
+    number = given.rounds or 3
     plan = rounds.Plan(_groups(given), ["fastrnn", *chosen], threads=given.threads, rounds=number, seconds=0.06 if given.full else 0.1)
     try:
         log = rounds.Log(plan.header(), given.out)

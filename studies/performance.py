@@ -40,7 +40,7 @@ AIM = "promised"
 
 def options(parser) -> None:
     parser.add_argument("--threads", type=int, metavar="N", default=s.fr.get_num_threads(), help="of every library, default: %(default)s")
-    parser.add_argument("--rounds", type=int, metavar="N", help="default: 4, with --quick 2")
+    parser.add_argument("--rounds", type=int, metavar="N", help="default: 3, with --quick 2")
 
 
 def plan(arguments) -> rounds.Plan:
@@ -54,7 +54,7 @@ def plan(arguments) -> rounds.Plan:
         groups = {"all": [case for some in cases.distinct(groups).values() for case in some]}
     else:
         groups = cases.distinct(cases.whole_grid(CELLS, s.fr._check.FLOATS) | cases.scaling() | cases.training() | cases.streaming())
-        steps, settings = MEMORY_STEPS, {"rounds": 4, "seconds": 0.06, "startup": 3}
+        steps, settings = MEMORY_STEPS, {"rounds": 3, "seconds": 0.06, "startup": 3}
     settings |= {"rounds": arguments.rounds} if arguments.rounds else {}
     memory = [cases.Case("lstm", "float32", T, *cases.MIDDLE, "training") for T in steps]
     return rounds.Plan(groups, libraries, threads=arguments.threads, memory=memory, **settings)

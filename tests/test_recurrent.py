@@ -9,6 +9,7 @@ from variants import COMPILED, label
 import fastrnn as fr
 from fastrnn._params import Params
 from fastrnn.kernels.cpu import packing
+from fastrnn.layers._direction import slice_rows
 from fastrnn.layers._layer import Rows
 from fastrnn.layers.recurrent import Masks, Tape
 
@@ -533,3 +534,16 @@ def test_weights_that_change_are_packed_anew():
             net.params[name].reshape(-1)[at] += np.float32(0.25)
             after = net(x)[0]
             assert (after != before).any() and after.tobytes() == net.forward(x)[0].tobytes()
+
+
+@pytest.mark.parametrize("B", [1, 2, 3, 16, 37, 64, 100])
+def test_ragged_sequences_are_dealt_out_evenly(B):
+    """Every slice has its longest first; full slices differ by less than the longest sequence in what they have to do."""
+    lengths, rows = np.random.default_rng(B).integers(0, 51, (2, B)), slice_rows(B)
+    lengths[1] = 7
+    batch = Rows.of(lengths)
+    assert (np.sort(batch.order, axis=1) == np.arange(B)).all() and (batch.order[1] == np.arange(B)).all()
+    slices = [lengths[0, batch.order[0, first : first + rows]] for first in range(0, B, rows)]
+    assert all((np.diff(own) <= 0).all() for own in slices)
+    full = [own.sum() for own in slices if len(own) == rows]
+    assert not full or max(full) - min(full) <= lengths[0].max()

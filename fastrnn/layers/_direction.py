@@ -80,9 +80,22 @@ def block_rows(row_bytes: int) -> int:
     return min(max(BLOCK_BYTES // row_bytes, 128), 512)
 
 
+def slice_rows(B: int) -> int:
+    """How many sequences of a batch are in a slice."""
+    return max(-(-B // 64), min(16, -(-B // 2)), 1)
+
+
+@cache
+def dealt(B: int) -> np.ndarray:
+    """Which rank of B sequences, the longest first, has each place in the slices: dealt out in turn, so that all have the same to do."""
+    rows = slice_rows(B)
+    places = np.arange(B)
+    return np.argsort(np.lexsort((places // rows, places % rows)))
+
+
 @cache
 def _grid(layout: Layout, D: int, H: int, B: int, dtype) -> Grid:
-    rows = max(-(-B // 64), min(16, -(-B // 2)), 1)
+    rows = slice_rows(B)
     steps = max(1, block_rows((row_width(layout, H, dtype) + D + 2 * H) * dtype.itemsize) // rows)
     return Grid(1 << (steps.bit_length() - 1), rows, -(-B // rows))
 

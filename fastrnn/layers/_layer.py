@@ -8,12 +8,12 @@ import numpy as np
 from .. import _memory
 from ..cells import Cell
 from ..kernels.cpu.loop import Batch, Flow
-from ._direction import Direction, Kept
+from ._direction import Direction, Kept, dealt
 from ._merge import merged, merged_backward
 
 
 class Rows(NamedTuple):
-    """How a batch stands: `order` (E or 1, B) of its rows, longest first, their `lengths`, and how many `steps` the longest has."""
+    """How a batch stands: `order` (E or 1, B) of its rows, in each slice the longest first; their `lengths`; `steps` of the longest."""
 
     order: np.ndarray
     lengths: np.ndarray
@@ -22,7 +22,10 @@ class Rows(NamedTuple):
     @classmethod
     def of(cls, lengths: np.ndarray) -> "Rows":
         """From lengths (E or 1, B)."""
-        return cls(np.argsort(-lengths, axis=1, kind="stable"), lengths, int(lengths.max(initial=0)))
+        order, B = np.argsort(-lengths, axis=1, kind="stable"), lengths.shape[1]
+        ragged = (lengths != lengths[:, :1]).any(axis=1)
+        order[ragged] = order[ragged][:, dealt(B)]
+        return cls(order, lengths, int(lengths.max(initial=0)))
 
     @classmethod
     @lru_cache(64)
