@@ -86,9 +86,8 @@ def slice_rows(B: int) -> int:
 
 
 @cache
-def dealt(B: int) -> np.ndarray:
-    """Which rank of B sequences, the longest first, has each place in the slices: dealt out in turn, so that all have the same to do."""
-    rows = slice_rows(B)
+def dealt(B: int, rows: int) -> np.ndarray:
+    """Which rank of B sequences, the longest first, has each place in slices of `rows`: dealt out in turn, so that all have alike to do."""
     places = np.arange(B)
     return np.argsort(np.lexsort((places // rows, places % rows)))
 

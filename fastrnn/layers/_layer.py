@@ -8,7 +8,7 @@ import numpy as np
 from .. import _memory
 from ..cells import Cell
 from ..kernels.cpu.loop import Batch, Flow
-from ._direction import Direction, Kept, dealt
+from ._direction import Direction, Kept, dealt, slice_rows
 from ._merge import merged, merged_backward
 
 
@@ -24,7 +24,7 @@ class Rows(NamedTuple):
         """From lengths (E or 1, B)."""
         order, B = np.argsort(-lengths, axis=1, kind="stable"), lengths.shape[1]
         ragged = (lengths != lengths[:, :1]).any(axis=1)
-        order[ragged] = order[ragged][:, dealt(B)]
+        order[ragged] = order[ragged][:, dealt(B, slice_rows(B))]
         return cls(order, lengths, int(lengths.max(initial=0)))
 
     @classmethod

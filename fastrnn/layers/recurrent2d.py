@@ -8,6 +8,7 @@ from ..cells2d import Cell2D, build
 from ..initializers import Initializer, Uniform
 from ..kernels.cpu.grid import Flow, Images
 from ._corner import Corner, Kept, Shown
+from ._direction import dealt
 from ._network import Network
 from .recurrent import Gradients
 
@@ -259,7 +260,11 @@ class Recurrent2D:
         if 0 in x.shape[:2]:
             raise ValueError(f"x: at least one row and one column are required; got shape {x.shape}")
         sizes = _check.sizes(sizes, *x.shape[:3])
-        return Images(x, np.argsort(-sizes.sum(axis=1), kind="stable"), sizes)
+        diagonals = sizes.sum(axis=1)
+        order = np.argsort(-diagonals, kind="stable")
+        if (diagonals != diagonals[:1]).any():
+            order = order[dealt(x.shape[2], self._corners[0].grid(*x.shape[:3], x.dtype).rows)]
+        return Images(x, order, sizes)
 
     def _states_in(self, dstate, B: int) -> list[np.ndarray]:
         """dL/d(final state) of every corner, (B, S, H)."""

@@ -27,7 +27,7 @@ from .rows import add_row, clear_row, copy_row
 
 
 class Images(NamedTuple):
-    """What the wavefront runs over: x (R, C, B, D), order (B,) images with most diagonals first, sizes (B, 2) rows and columns."""
+    """What the wavefront runs over: x (R, C, B, D), order (B,) images, in a slice the largest first, sizes (B, 2)."""
 
     x: np.ndarray
     order: np.ndarray

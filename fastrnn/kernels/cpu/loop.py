@@ -26,8 +26,9 @@ from .rows import add_row, clear_row, copy_row, fill_rows, move, scale_row
 
 
 class Batch(NamedTuple):
-    """What the loop runs over: x (E or 1, T, B, D), order (E or 1, B) rows longest first, lengths (E or 1, B), mask (E or 1, B or 0, H).
+    """What the loop runs over: x (E or 1, T, B, D), order (E or 1, B) rows, in a slice longest first, lengths (E or 1, B).
 
+    mask (E or 1, B or 0, H) is that of recurrent dropout.
     goal (E or 1, T or 0, B, H) and alpha (T or 0,): after step t, h goes on as (1 - alpha) h + alpha goal [Hess et al. 2023].
     """
 
