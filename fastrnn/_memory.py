@@ -53,10 +53,11 @@ def _block(size: int) -> np.ndarray:
     """So many bytes or up to twice as many. Every array in a block refers to it, so its count of references says whether it is in use."""
     blocks = vars(_thread).setdefault("blocks", [])
     fitting = [k for k in range(len(blocks)) if size <= blocks[k].nbytes <= 2 * size and _references(blocks, k) == _IDLE]
-    if fitting:
-        block = blocks.pop(min(fitting, key=lambda k: blocks[k].nbytes))
-    else:
-        block = np.empty(size, np.uint8)
+    taken = [blocks.pop(min(fitting, key=lambda k: blocks[k].nbytes))] if fitting else []
+    # looked at once more: what a signal or the collector of garbage calls in between may have taken it, or moved another here
+    if not taken or taken[0].nbytes < size or _references(taken, 0) != _IDLE:
+        taken = [np.empty(size, np.uint8)]
+    block = taken[0]
     if block.nbytes <= KEPT:
         blocks.append(block)  # the last one used stands last
         spare = sum(kept.nbytes for kept in blocks) - KEPT

@@ -18,15 +18,16 @@ from functools import cache
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.extending import intrinsic, overload
 
 from ._jit import X86, kernel, loop
 
 LINE = 8  # words of a cache line
-TURN, INSIDE, BUSY, RETIRED, THREADS, COUNT, JOB, DATA, NEXT = (LINE * k for k in range(9))  # from NEXT on, a word a run: its next item
+TURN, INSIDE, BUSY, RETIRED, THREADS, COUNT, JOB, DATA, FAILED, NEXT = (LINE * k for k in range(10))
+# from NEXT on, a word a run: its next item
 
 YIELD = 1024  # looks
-ALONE, LEADER = -1, -2  # roles; the others are numbers of threads
+ALONE, LED = -1, -2  # roles; the others are numbers of threads
 
 _WORD, _CODE = ir.IntType(64), ir.IntType(32)
 _POINTER = ir.IntType(8).as_pointer()
@@ -90,21 +91,21 @@ def offer(typing_context, team):
 
     def codegen(context, builder, signature, args):
         whole = builder.function
-        place = cgutils.alloca_once(builder, ir.LiteralStructType([arg.type for arg in whole.args]))
-        for k, arg in enumerate(whole.args):
+        given = whole.args[2:]  # before them where the result goes, and an exception: these every thread has for itself
+        place = cgutils.alloca_once(builder, ir.LiteralStructType([arg.type for arg in given]))
+        for k, arg in enumerate(given):
             builder.store(arg, builder.gep(place, [_CODE(0), _CODE(k)]))
         # as Numba's functions are called: (result, exception, ...) -> status
         kind = ir.FunctionType(_CODE, [_POINTER, _POINTER.as_pointer(), _WORD])
         entry = ir.Function(builder.module, kind, builder.module.get_unique_name("fastrnn_entry"))
         entry.linkage = "internal"
         inside = ir.IRBuilder(entry.append_basic_block())
-        given = inside.bitcast(entry.args[0], place.type)
-        own = [inside.load(inside.gep(given, [_CODE(0), _CODE(k)])) for k in range(len(whole.args))]
-        own[0] = inside.alloca(whole.args[0].type.pointee)
-        own[1] = inside.bitcast(entry.args[1], whole.args[1].type)
-        (count,) = (k for k, arg in enumerate(whole.args) if arg.name == "arg.count")
+        left = inside.bitcast(entry.args[0], place.type)
+        own = [inside.load(inside.gep(left, [_CODE(0), _CODE(k)])) for k in range(len(given))]
+        (count,) = (k for k, arg in enumerate(given) if arg.name == "arg.count")
         own[count] = inside.sub(_WORD(-1), entry.args[2])
-        inside.ret(inside.call(whole, own))
+        result, error = inside.alloca(whole.args[0].type.pointee), inside.bitcast(entry.args[1], whole.args[1].type)
+        inside.ret(inside.call(whole, [result, error, *own]))
         for word, pointer in ((JOB, entry), (DATA, place)):
             builder.store(builder.ptrtoint(pointer, _WORD), _word(context, builder, signature, (args[0], _WORD(word))))
         return context.get_dummy_value()
@@ -149,20 +150,11 @@ def serve(team, who, patience):
             _relax()
             continue
         _add(team, INSIDE, 1)  # first, so that a caller who closes the region now either is seen here or sees this
-        if _load(team, TURN) == turn:
-            _perform(team[JOB], team[DATA], who)
+        if _load(team, TURN) == turn and _perform(team[JOB], team[DATA], who) != 0:
+            _swap(team, FAILED, 1)
         _add(team, INSIDE, -1)
         looks, last = 0, turn
     return False
-
-
-@loop
-def enter(team, count):
-    """The role of who has just called: LEADER, who opens a region; ALONE; or, of those that a leader calls, the number of the thread."""
-    if count < 0:
-        return -1 - count
-    # busy: another thread of Python has a region
-    return ALONE if team[THREADS] == 1 or count < 2 or _swap(team, BUSY, 1) == 1 else LEADER
 
 
 @loop
@@ -186,8 +178,9 @@ def lead(team, count):
     team[COUNT] = count
     for own in range(team[THREADS]):
         team[NEXT + LINE * own] = count * own // team[THREADS]
+    team[FAILED] = 0
     _add(team, TURN, 1)
-    _perform(team[JOB], team[DATA], 0)
+    failed = _perform(team[JOB], team[DATA], 0) != 0
     _add(team, TURN, 1)
     looks = 0
     while _load(team, INSIDE) != 0:
@@ -195,7 +188,33 @@ def lead(team, count):
         if looks % YIELD == 0:
             _yield()  # perhaps the helper waits for it
         _relax()
+    failed = failed or team[FAILED] != 0
     _swap(team, BUSY, 0)
+    if failed:
+        raise RuntimeError("a kernel raised an exception in a region; with one thread it is shown")
+
+
+def enter(team, count):
+    """The role of who has just called: ALONE; LED, after a region in which all items were done; or the number of a thread that is led.
+
+    It becomes part of the function that calls it, whose arguments include `team` and `count`.
+    """
+    return ALONE  # in the interpreter
+
+
+@overload(enter, inline="always")
+def _enter_overload(team, count):
+    def enter(team, count):
+        role = -1 - count
+        if count >= 0:
+            # busy: another thread of Python has a region
+            role = ALONE if team[THREADS] == 1 or count < 2 or _swap(team, BUSY, 1) == 1 else LED
+        if role == LED:
+            offer(team)
+            lead(team, count)
+        return role
+
+    return enter
 
 
 @cache
@@ -207,9 +226,7 @@ def parallel(body):
 
     def run(team, count, *arguments):
         role = enter(team, count)
-        if role == LEADER:
-            offer(team)
-            lead(team, count)
+        if role == LED:
             return
         k, item = next_item(team, count, role, 0, -1)
         while item >= 0:

@@ -193,7 +193,7 @@ def _bench(given) -> int:
         print(f"fastrnn: {error}", file=sys.stderr)
         return 2
     if hasattr(os, "getloadavg") and (load := os.getloadavg()[0]) > 0.5:
-        print(f"the machine is not quiet (load {load:.1f}): these numbers mean little, PyTorch's least of all", file=sys.stderr)
+        print(f"the machine is not quiet (load {load:.1f}): these numbers mean little", file=sys.stderr)
     for line in _machine_lines(log.header, missing if given.peers is None else []):
         print(line)
     try:

@@ -45,7 +45,7 @@ class Optimizer(ABC):
 
     One of one's own is a frozen dataclass with the options `learning_rate`, `weight_decay`, `clip_norm` and
     `clip_value` besides its own; it calls `_check_common`, and defines `_moments` and `_apply`. Those built in also
-    update many models in one kernel (`_numbers`, `MEMBERS`).
+    update many models in one kernel (`MEMBERS`).
     """
 
     def init(self, params: Params) -> State:
@@ -118,10 +118,6 @@ class Optimizer(ABC):
     @abstractmethod
     def _apply(self, params, grad, moments, clip, rate: float, step: int) -> None:
         """Update flat `params` and `moments` in place; `clip` is (limit, coefficient), `step` counts from 0."""
-
-    def _numbers(self, clip, rate: float, step: int) -> tuple[float, ...]:
-        """What the kernel over members takes beside arrays: one row of numbers a model."""
-        raise NotImplementedError
 
     def _check_common(self) -> None:
         rate = self.learning_rate
@@ -456,7 +452,8 @@ def _blame(grads: Params, norm: float) -> str:
     return f"grads: a finite norm is required; got {norm}, from elements up to {np.abs(grads.flat).max()},"
 
 
-# the kernel of each kind over many models, and the names of the moments it takes
+# The kernel of each kind over many models, and the names of the moments it takes; `_numbers` of these kinds gives what it takes beside
+# arrays, one row a model.
 MEMBERS = {
     SGD: (updates.sgd_members, ("momentum",)),
     RMSprop: (updates.rmsprop_members, ("square", "mean", "momentum")),

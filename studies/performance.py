@@ -16,7 +16,7 @@ measurement without the figure. Close what else runs.
 (d) Milliseconds of an LSTM against steps, sequences and units, the others held at T = 100, B = 32, D = H = 64 (with the units, the
     inputs grow), with slopes of lines through the logarithms of the upper half.
 (e) Memory at the peak of one gradient, beside the input, of a readout of the last step of an LSTM of 64 units, B = 32. Checkpoints
-    (`Full(memory=)`) spare tape; the outputs y and the gradient by the input stay whole.
+    (`Full(memory=)`) spare tape; the outputs y stay whole.
 (f) Import, and a first `fit` in a new process, with a filled and with an empty cache of compiled code.
 
 Held against: what the project promises of two threads on a processor with AVX2 or AVX-512. The claims are those promises; they are
@@ -241,17 +241,17 @@ def memory_claims(rows: list[dict]):
     kept = s.select(found, checkpoints=1)
     if len(kept) >= 3:
         T, bytes_ = s.column(kept, "T"), s.column(kept, "bytes")
-        outputs = whole_arrays(T)
+        outputs = whole_array(T)
         yield s.at_most("memory with checkpoints, slope of log bytes on log T", slope(T, bytes_), 0.6, f"{AIM}: O(√T)")
         if (bytes_ > outputs).all():
-            text = "memory with checkpoints beside y (T, B, H) and dL/dx (T, B, D), which are whole: slope"
+            text = "memory with checkpoints beside y (T, B, H), which is whole: slope"
             yield s.at_most(text, slope(T, bytes_ - outputs), 0.6, f"{AIM}: O(√T)")
 
 
-def whole_arrays(T):
-    """Bytes of y (T, B, H) and dL/dx (T, B, D), which checkpoints do not spare."""
-    B, D, H = cases.MIDDLE
-    return 4 * T * B * (D + H)
+def whole_array(T):
+    """Bytes of y (T, B, H), which checkpoints do not spare."""
+    B, _, H = cases.MIDDLE
+    return 4 * T * B * H
 
 
 def startup_claims(rows: list[dict]):
@@ -434,7 +434,7 @@ def draw_memory(ax, rows: list) -> None:
             ax.plot(s.column(found, "T"), s.column(found, "bytes") / 1e6, marker=marker, color=color, label=label)
     steps = np.array(sorted({row["T"] for row in rows}))
     if len(steps):
-        ax.plot(steps, whole_arrays(steps) / 1e6, ":", color="0.4", linewidth=0.8, label="y and dL/dx alone")
+        ax.plot(steps, whole_array(steps) / 1e6, ":", color="0.4", linewidth=0.8, label="y alone")
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.set_ylim(top=12 * ax.get_ylim()[1])

@@ -412,11 +412,11 @@ def test_claims_of_ragged_lengths_and_precision_are_ratios_of_rates():
 
 def test_claims_of_memory_see_what_grows():
     T = np.array([100, 1000, 10_000])
-    whole_arrays = 4 * T * 32 * (64 + 64)  # y and dx
-    kept = [peak("fastrnn", t, b, checkpoints=1) for t, b in zip(T, whole_arrays + 4e4 * T**0.5)]
+    outputs = 4 * T * 32 * 64
+    kept = [peak("fastrnn", t, b, checkpoints=1) for t, b in zip(T, outputs + 4e4 * T**0.5)]
     ends = [peak("fastrnn", 10_000, 3e8), peak("torch", 10_000, 9e8)]
-    beside_torch, whole, beside_these = performance.memory_claims([*kept, *ends])
-    assert beside_torch.value == pytest.approx(1 / 3) and beside_these.value == pytest.approx(0.5) and 0.5 < whole.value < 1
+    beside_torch, whole, beside_outputs = performance.memory_claims([*kept, *ends])
+    assert beside_torch.value == pytest.approx(1 / 3) and beside_outputs.value == pytest.approx(0.5) and 0.5 < whole.value < 1
 
 
 @pytest.mark.parametrize("ratio", [None, 2.0])

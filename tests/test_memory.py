@@ -76,6 +76,26 @@ def test_no_more_is_kept_than_allowed(monkeypatch):
     assert all((array == k).all() for k, array in enumerate(arrays))
 
 
+def test_a_block_taken_by_what_came_in_between_is_left_alone(monkeypatch):
+    """A signal's handler, or what garbage collection calls, may take memory while memory is being looked for."""
+    between = []
+
+    def interrupted(blocks, k):
+        found = references(blocks, k)
+        if not between:  # the block is idle, and found to be: now it is taken
+            between.append(None)
+            between[0] = _memory.empty(LARGE, "float64")
+        return found
+
+    references = _memory._references
+    _memory.empty(LARGE, "float64")
+    monkeypatch.setattr(_memory, "_references", interrupted)
+    array = _memory.empty(LARGE, "float64")
+    array.fill(1.0)
+    between[0].fill(2.0)
+    assert (array == 1.0).all()
+
+
 def test_threads_have_memory_of_their_own():
     found = [address(_memory.empty(LARGE, "float64"))]
     thread = threading.Thread(target=lambda: found.append(address(_memory.empty(LARGE, "float64"))))

@@ -138,6 +138,28 @@ def within(who, item, team, times, threads):
     mark(team, times.shape[1], times[item], threads[item])
 
 
+@_team.parallel
+@loop
+def trip(who, item, bad):
+    if item == bad:
+        raise ValueError("item")
+
+
+def test_an_exception_in_a_region_is_not_lost_and_leaves_the_team_ready():
+    """Kernels raise none, but a check of bounds does."""
+    fr.set_num_threads(2)
+    for k in range(50):
+        with pytest.raises((RuntimeError, ValueError), match="a kernel raised an exception in a region|item"):
+            trip(_threads.team(1e9), 8, k % 8)
+        times = np.zeros(9, np.int64)
+        mark(_threads.team(1e9), 9, times, times.copy())
+        assert (times == 1).all()
+        trip(_threads.team(1e9), 8, 8)
+    fr.set_num_threads(1)
+    with pytest.raises(ValueError, match="item"):
+        trip(_threads.team(1e9), 8, 3)
+
+
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_every_item_is_done_once_by_a_thread_of_the_team(threads, monkeypatch):
     monkeypatch.setattr(_threads, "SERIAL_WORK", 0.0)

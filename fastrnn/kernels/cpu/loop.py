@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..._jit import full_vectors, kernel, loop, pointwise
-from ..._team import LEADER, THREADS, enter, lead, next_item, offer
+from ..._team import LED, THREADS, enter, next_item
 from .._take import PUT, TAKE
 from .product import team_product, team_product_transposed
 from .rows import add_row, clear_row, copy_row, fill_rows, move, scale_row
@@ -260,9 +260,7 @@ def make_forward(cell):
     def forward(team, count, span, batch, weights, trace, state, scratch):
         """An item is member * slices + slice. state (E, S, B, H): at span.begin on entry, at span.end on return."""
         role = enter(team, count)
-        if role == LEADER:
-            offer(team)
-            lead(team, count)
+        if role == LED:
             return
         # unpacked once: every attribute of a tuple of arrays costs the compiler a copy of all of them
         span_begin, span_end, offset, block, rows, reverse, column, span_item, who = span
@@ -425,9 +423,7 @@ def make_backward(cell):
     def backward(team, count, span, batch, weights, trace, start, sums, flow, dstate, limit, scratch):
         """start (E, S, B, H): the state at span.offset; dstate (E, S, B, H): dL/dstate at span.end, then at span.begin."""
         role = enter(team, count)
-        if role == LEADER:
-            offer(team)
-            lead(team, count)
+        if role == LED:
             return
         span_begin, span_end, offset, block, rows, reverse, column, span_item, who = span
         thread = who + max(role, 0)

@@ -12,7 +12,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from ..._jit import FUSED, JIT_DISABLED, VECTOR_BYTES, X86, kernel, loop, pointwise
-from ..._team import LEADER, THREADS, enter, lead, next_item, offer
+from ..._team import LED, THREADS, enter, next_item
 from .rows import copy_row
 
 WIDE = 4 if VECTOR_BYTES == 64 or not X86 else 2  # vectors of a full panel: 6 x 4 accumulators of 32 registers, or 6 x 2 of 16
@@ -227,9 +227,7 @@ def _piece(N, parts, item, one):
 def team_product(team, count, a, a0, a_row, a_k, b, b0, c, c0, c_row, sizes):
     """`product`, by all threads of a team, each of which has the same panels in every call: they stay in its cache. `count`: its size."""
     role, parts, (M, N, K) = enter(team, count), team[THREADS], sizes
-    if role == LEADER:
-        offer(team)
-        lead(team, count)
+    if role == LED:
         return
     k, item = next_item(team, count, role, 0, -1)
     while item >= 0:
@@ -242,9 +240,7 @@ def team_product(team, count, a, a0, a_row, a_k, b, b0, c, c0, c_row, sizes):
 def team_product_transposed(team, count, a, M, dz, z0, width, target, K, who, panel):
     """`product_transposed`, by all threads of a team; `panel` has room for each of them."""
     role, parts = enter(team, count), team[THREADS]
-    if role == LEADER:
-        offer(team)
-        lead(team, count)
+    if role == LED:
         return
     k, item = next_item(team, count, role, 0, -1)
     while item >= 0:
