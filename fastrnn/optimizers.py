@@ -11,9 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import _check, schedules
+from . import _check, _threads, schedules
 from ._params import Params
-from ._threads import team
 from .kernels.cpu import updates
 from .schedules import Schedule
 
@@ -411,7 +410,7 @@ def update_members(optimizers, params: Params, rows: np.ndarray, grads: Params, 
     if type(optimizers[0]) not in MEMBERS:
         return [_update_one(*each, params, grads, moments) for each in zip(optimizers, range(E), rows.tolist(), steps)]
     norms = np.empty(E)
-    updates.norms(team(NORM_WORK * grads.flat.size), E, grads.flat, np.empty((E, LANES)), norms)
+    updates.norms(_threads.team(NORM_WORK * grads.flat.size), E, grads.flat, np.empty((E, LANES)), norms)
     infos, numbers, kept = [], [], []
     for e, (optimizer, step, norm) in enumerate(zip(optimizers, steps, norms.tolist())):
         norm = _settled(grads.flat[e], norm)
@@ -426,7 +425,7 @@ def update_members(optimizers, params: Params, rows: np.ndarray, grads: Params, 
     if kept:
         (sweep, names), absent, places = MEMBERS[type(optimizers[0])], np.empty((len(params.flat), 0), params.dtype), np.array(kept)
         arrays = tuple(moments.get(name, absent) for name in names)
-        shared = team(SWEEP_WORK * n * len(kept))
+        shared = _threads.team(SWEEP_WORK * n * len(kept))
         sweep(shared, len(kept), rows[places], places, params.flat, grads.flat, arrays, np.array(numbers))
     return infos
 

@@ -266,12 +266,11 @@ def test_an_image_alone_is_the_same_as_in_a_batch(many):
     assert not y[beyond(sizes, 12, 17)].any() and not grads.x[beyond(sizes, 12, 17)].any()
 
 
-def test_threads_and_the_length_of_calls_change_nothing(many, monkeypatch):
+def test_threads_and_the_length_of_calls_change_nothing(many, monkeypatch, at_work):
     net, sizes, (x, dy, dstate) = many
     runs = []
-    for threads, work in ((1, 2e10), (3, 2e10), (2, 1.0)):
-        monkeypatch.setattr("fastrnn._threads._threads", threads)
-        monkeypatch.setattr("fastrnn._threads.SERIAL_WORK", 0.0)
+    for threads, work in ((1, 2e10), (3, 2e10), (2, 1.0), (2, 2e10), (2, 2e10)):
+        at_work(threads)
         monkeypatch.setattr("fastrnn.layers._corner.SPAN_WORK", work)
         y, state, grads = gradients(net, x, dy, dstate, sizes)
         runs.append((y, *state, grads.x, grads.params.flat))

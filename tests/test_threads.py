@@ -40,7 +40,7 @@ def everything(network, seed=0):
 
 
 @pytest.fixture
-def parallel(monkeypatch):
+def parallel(monkeypatch, at_work):
     """Small problems, too, go to the threads; and the sizes of the teams that were asked for."""
     sizes, team = [], _threads.team
 
@@ -49,7 +49,6 @@ def parallel(monkeypatch):
         sizes.append(_threads.size(found))
         return found
 
-    monkeypatch.setattr(_threads, "SERIAL_WORK", 0.0)
     monkeypatch.setattr(_threads, "team", counted)
     return sizes
 

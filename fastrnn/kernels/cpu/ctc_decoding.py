@@ -10,10 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ... import _memory
 from ..._jit import kernel, loop
 from ..._team import parallel
 
 ROOT, NONE = 0, -1
+APART = 64  # numbers, or truth values: at least a cache line
 
 
 class Tree(NamedTuple):
@@ -44,7 +46,7 @@ class Choice(NamedTuple):
 
 
 class SearchScratch(NamedTuple):
-    """Working memory of one search, or with an axis before the others that of many."""
+    """Working memory of one search, or of many: with an axis before the others, of rows that may be longer, `held` flat."""
 
     tree: Tree
     beam: Beam  # the best first
@@ -56,15 +58,17 @@ class SearchScratch(NamedTuple):
 
 
 def search_scratch(threads: int, T: int, W: int, O: int) -> SearchScratch:
-    """Scratch for T steps and W prefixes, one row a thread."""
+    """Scratch for T steps and W prefixes, one row a thread; rows may be longer: no two threads write to one cache line."""
 
     def empty(n, dtype=np.float64):
-        return np.empty((threads, n), dtype)
+        return _memory.aligned((threads, -(-n // APART) * APART), dtype)
 
     tree = Tree(*(empty(1 + T * W, np.int64) for _ in Tree._fields))
     beams = [Beam(empty(W, np.int64), empty(W), empty(W), empty(W)) for _ in range(3)]
     choice = Choice(empty(W, np.int64), empty(W, np.int64), empty(W))
-    return SearchScratch(tree, *beams, choice, empty(O), np.zeros((threads, W, O), np.bool_))
+    held = empty(W * O, np.bool_)
+    held.fill(False)
+    return SearchScratch(tree, *beams, choice, empty(O), held)
 
 
 @loop
@@ -73,13 +77,13 @@ def _beam_of(beam, who):
 
 
 @loop
-def _own(scratch, who):
-    """One thread's part."""
+def _own(scratch, who, W, O):
+    """One thread's part, for W prefixes and O symbols."""
     tree, beam, stay, after, choice, symbols, held = scratch
     return SearchScratch(
         Tree(tree.parent[who], tree.label[who], tree.child[who], tree.sibling[who], tree.place[who]),
         _beam_of(beam, who), _beam_of(stay, who), _beam_of(after, who),
-        Choice(choice.place[who], choice.label[who], choice.score[who]), symbols[who], held[who],
+        Choice(choice.place[who, :W], choice.label[who, :W], choice.score[who, :W]), symbols[who, :O], held[who, : W * O].reshape(W, O),
     )  # fmt: skip
 
 
@@ -92,7 +96,7 @@ def beam_search(who, item, first, logits, lengths, blank, counts, labels, scores
     int64: how many there are.
     """
     b = first + item
-    counts[b] = _search(logits, b, lengths[b], blank, labels[b], scores[b], _own(scratch, who))
+    counts[b] = _search(logits, b, lengths[b], blank, labels[b], scores[b], _own(scratch, who, labels.shape[1], logits.shape[2]))
 
 
 @loop

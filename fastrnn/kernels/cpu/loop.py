@@ -168,15 +168,19 @@ def pull_row(goal, a, t, b, h):
 @loop
 def clip_row(da, limit, cut):
     """Bound every entry of da (Z, H) to [-limit, limit]; cut += (entries clipped, magnitude cut off, magnitude before)."""
+    entries, off, total = 0.0, 0.0, 0.0  # summed here: other threads write beside `cut`
     for g in range(da.shape[0]):
         row = da[g]
         for j in range(row.shape[0]):
             size = abs(row[j])
-            cut[2] += size
+            total += size
             if size > limit:
-                cut[0] += 1.0
-                cut[1] += size - limit
+                entries += 1.0
+                off += size - limit
                 row[j] = limit if row[j] > 0 else -limit
+    cut[0] += entries
+    cut[1] += off
+    cut[2] += total
 
 
 @loop
