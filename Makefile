@@ -43,7 +43,7 @@ $(BENCH)/installed: pyproject.toml
 	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[bench,progress]'
 	touch $@
 
-# The performance study in full, three quarters of an hour on two quiet cores; then what it does not have.
+# The performance study in full, half an hour on two quiet cores; then what it does not have.
 bench: $(BENCH)/installed
 	$(BENCH)/bin/python studies/performance.py --out $(OUT)
 	$(BENCH)/bin/python benchmarks/ctc.py
