@@ -5,6 +5,7 @@ PYTHON ?= $(or $(shell for p in python3 python3.14 python3.13 python3.12 python3
 TORCH ?= torch==2.13.0
 VENV := .venv
 BENCH := .venv-bench
+GPU := .venv-gpu
 RUN := $(CURDIR)/$(VENV)/bin/python
 OUT := results
 # Processes that the tests run in: most of their time is one thread's, compiling.
@@ -12,7 +13,7 @@ JOBS ?= 2
 
 export MPLBACKEND := Agg
 
-.PHONY: venv test studies bench lint clean
+.PHONY: venv test studies bench gpu lint clean
 .DEFAULT_GOAL := test
 
 venv: $(VENV)/installed
@@ -50,9 +51,18 @@ bench: $(BENCH)/installed
 	$(BENCH)/bin/python benchmarks/generate.py
 	$(BENCH)/bin/python benchmarks/ensemble.py
 
+# Needs a GPU. PyTorch, for its cuDNN, in the build for CUDA that its index has.
+$(GPU)/installed: pyproject.toml
+	$(PYTHON) -m venv --clear $(GPU)
+	$(GPU)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[cuda]' torch
+	touch $@
+
+gpu: $(GPU)/installed
+	$(GPU)/bin/python benchmarks/gpu.py --out $(OUT)/gpu.jsonl
+
 lint: $(VENV)/installed
 	$(RUN) -m ruff check .
 
 clean:
-	rm -rf $(VENV) $(BENCH) $(OUT) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(BENCH) $(GPU) $(OUT) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find fastrnn tests studies benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -67,14 +67,14 @@ def dtype(value) -> np.dtype:
     return result.newbyteorder("=")
 
 
-def array(name: str, value, shape: tuple, dtype, *, meaning: str = "") -> np.ndarray:
+def array(name: str, value, shape: tuple, dtype, *, meaning: str = "", xp=np) -> np.ndarray:
     """`value` as a C-contiguous array of `dtype`; `shape` holds ints (required), or strings (any size, named in errors).
 
     Lists, other float or integer types, byte-swapped, non-contiguous and read-only arrays are accepted and converted;
-    object, string and complex arrays are not.
+    object, string and complex arrays are not. The array is one of `xp`, NumPy or a module with its functions.
     """
     try:
-        given = np.asarray(value)
+        given = xp.asarray(value)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name}: an array of shape {_words(shape)} is required; got {type(value).__name__}: {error}") from None
     if given.dtype.kind not in "fiub":
@@ -82,8 +82,9 @@ def array(name: str, value, shape: tuple, dtype, *, meaning: str = "") -> np.nda
         raise TypeError(f"{name}: real numbers are required; got dtype {given.dtype}. {remedy}")
     if given.ndim != len(shape) or any(isinstance(n, int) and n != m for n, m in zip(shape, given.shape)):
         raise ValueError(f"{name}: shape {_words(shape)}{meaning and ' ' + meaning} is required; got {given.shape}")
-    result = np.ascontiguousarray(given, dtype=dtype)
-    return result if result.flags.writeable else result.copy()  # Numba compiles kernels anew for read-only arrays
+    result = xp.ascontiguousarray(given, dtype=dtype)
+    # Numba compiles kernels anew for read-only arrays; there are none on a GPU
+    return result if getattr(result.flags, "writeable", True) else result.copy()
 
 
 def integers(name: str, value, shape: tuple, minimum: int, maximum: int, *, meaning: str = "") -> np.ndarray:

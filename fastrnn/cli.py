@@ -81,6 +81,9 @@ def _info(given) -> int:
     rows["system"] = f"{platform.system()} {platform.machine()}"
     rows["device"] = f"CPU, vectors of {8 * VECTOR_BYTES} bits"
     rows["threads"] = str(get_num_threads())
+    from .kernels.cuda import target  # only here: what it imports takes a tenth of a second
+
+    rows |= dict(target.describe())
     rows["cache"] = str(folder) if folder else "none: no private folder can be written; every process compiles anew"
     if folder:
         rows["cache size"] = f"{_megabytes(folder):.1f} MB; {_megabytes(folder.parent):.1f} MB with earlier versions"

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from . import _check
+from . import _check, _device
 from .layers.recurrent import Recurrent
 
 
@@ -37,6 +37,7 @@ def jacobian(network: Recurrent, x, state) -> np.ndarray:
     """
     if not isinstance(network, Recurrent) or network.num_layers > 1 or network.bidirectional or network.batch_first:
         raise ValueError("network: a Recurrent of one layer and one direction, time first, is required")
+    _device.require_cpu("network", network)
     x = _check.array("x", x, ("N", network.input_size), network.dtype)
     H, names, N = network.hidden_size, network.cell.states, x.shape[0]
     parts = state if isinstance(state, tuple) or (isinstance(state, list) and len(names) > 1) else (state,)

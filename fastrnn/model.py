@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import _check, _extent, _feedback, losses
+from . import _check, _device, _extent, _feedback, losses
 from ._params import Params
 from .bptt import Full, Pass, Truncated
 from .cells import CELLS, Cell
@@ -110,6 +110,7 @@ class Model:
         if self._images and any(isinstance(layer, (Recurrent, Embedding)) for layer in self.layers):
             raise ValueError("layers: Recurrent2D, Linear and Dropout are required of a model of images; got a Recurrent or an Embedding")
         for k, layer in enumerate(self.layers):
+            _device.require_cpu("layers", layer)
             if isinstance(layer, Embedding) and k:
                 raise ValueError(f"layers: an Embedding must be the first layer; got it at place {k}")
             if isinstance(layer, Network) and layer.batch_first:

@@ -9,11 +9,31 @@ import pytest
 
 import fastrnn as fr
 from fastrnn import _threads
+from fastrnn.kernels.cuda import product, target
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import gridsim  # noqa: E402
+from device_arrays import Arrays  # noqa: E402
+
 # A shell without job control starts what it puts in the background with the signal ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A GPU that is simulated: device="cuda" works, on arrays that only pretend to be elsewhere. Sets how launches are run."""
+    settings = {"order": "fifo", "seed": 0}
+
+    def launch(kernel, blocks, threads, shared, *arguments):
+        gridsim.launch(kernel, blocks, threads, shared, *arguments, **settings)
+
+    monkeypatch.setattr(target, "require", lambda: None)
+    monkeypatch.setattr(target, "arrays", Arrays)
+    monkeypatch.setattr(target, "launch", launch)
+    monkeypatch.setattr(target, "free_memory", lambda: 10**8)
+    monkeypatch.setattr(product, "EDGE", 1)  # small squares, for small matrices
+    return settings.update
 
 
 @pytest.fixture

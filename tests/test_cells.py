@@ -5,7 +5,7 @@ import pytest
 from variants import VARIANTS, label
 
 from fastrnn.cells import CELLS, Cell, build
-from fastrnn.kernels.cpu.loop import layout
+from fastrnn.kernels._loop import layout
 
 STEP = 1e-30
 

@@ -15,6 +15,7 @@ SCRIPTS = [*STUDIES, *sorted((ROOT / "benchmarks").glob("*.py")), *sorted((ROOT 
 # From the bottom up. A module imports those of lower rows, and of its own; a folder stands for its modules.
 RANKS = (
     ("_version", "_check", "_extent", "_jit", "_math", "math", "_params", "_memory", "_team", "_threads", "_progress", "_interrupts"),
+    ("_device",),
     ("cells",),
     ("cells2d",),
     ("kernels",),
@@ -35,7 +36,8 @@ RANKS = (
     ("__init__",),
 )
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
-UPWARD = {("model", "io"), ("encoder_decoder", "io"), ("history", "plot")}  # methods that call what stands above them, imported when called
+# what stands above those who call it, imported when called
+UPWARD = {("model", "io"), ("encoder_decoder", "io"), ("history", "plot"), ("_device", "kernels")}
 
 COMPILES = {"_jit", "_math", "_team", "cells", "cells2d", "kernels", "losses"}
 OPENS = {"_jit", "io", "data", "bench"}  # bench: what the system says of the machine; the rounds that are kept

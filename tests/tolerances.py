@@ -6,6 +6,8 @@ TOLERANCES = {
     "torch": 1e-12,  # 2.4e-15, three layers both ways; the project's promise
     "float32_gradient": 5e-6,  # 3.7e-7, three layers both ways
     "float32_gradient_long": 5e-5,
+    "devices": 1e-13,  # 2.1e-15 of the largest
+    "devices_float32": 1e-5,  # 4.1e-7
     "forcing_gradient": 1e-9,  # 1e-10 against fourth-order differences; the project's promise
     "tanh_ulp_float32": 2.5,
     "tanh_ulp_float64": 4.0,

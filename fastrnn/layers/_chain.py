@@ -8,10 +8,10 @@ import numpy as np
 from .. import _memory, _threads
 from .._params import At, Params
 from ..cells import Cell, Slot, build
+from ..kernels._loop import Flow, Trace
 from ..kernels.cpu.closed import BackLink, Feedback, Link, make_beam_search, make_closed_backward, make_closed_forward, make_generate
-from ..kernels.cpu.loop import Flow, Trace
 from ._direction import ROW_WORK, SPAN_WORK, Direction, Kept
-from ._layer import Rows, batch
+from ._layer import Rows
 from .feedforward import Dropout, Embedding, Linear
 from .recurrent import Recurrent, Tape
 
@@ -90,7 +90,7 @@ class Chain:
             y[0, rows.steps :] = 0.0
             others, saved = _memory.empty((1, steps, B, S - 1, H), dtype), _memory.empty((1, steps, B, K, H), dtype)
             trace = Trace(y, others, saved, np.empty((1, 0, B, G, H), dtype))
-            entering = batch(x[None], rows, H, None if mask is None else mask[None])
+            entering = d.batch(x[None], rows, None if mask is None else mask[None])
             kept.append(Kept(entering, y, 0, *trace[1:], [state.copy()], max(rows.steps, 1)))
             parts.append((entering, d.pack(self.parameters(place), backward=False), trace, state))
             x = y[0]

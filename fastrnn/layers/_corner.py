@@ -8,8 +8,8 @@ from .. import _memory, _threads
 from .._params import At
 from .._team import parallel
 from ..cells2d import Cell2D
+from ..kernels._loop import layout
 from ..kernels.cpu.grid import Flow, Images, Scratch, Span, Sums, Trace, Weights, make_backward, make_forward
-from ..kernels.cpu.loop import layout
 from ..kernels.cpu.packing import add_transposed, pack_columns, pack_rows
 from ..kernels.cpu.product import WIDE, lanes, padded
 from ._direction import ROW_WORK, SPAN_WORK, Grid, bias_blocks, block_rows, over_members, row_width, weight_rows

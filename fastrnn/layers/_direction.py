@@ -10,7 +10,8 @@ import numpy as np
 from .. import _memory, _threads
 from .._params import At
 from ..cells import Cell
-from ..kernels.cpu.loop import Batch, Flow, Layout, Scratch, Span, Sums, Trace, Weights, layout, make_backward, make_forward
+from ..kernels._loop import Batch, Flow, Layout, Trace, layout
+from ..kernels.cpu.loop import Scratch, Span, Sums, Weights, make_backward, make_forward
 from ..kernels.cpu.packing import add_transposed, pack_columns, pack_rows, same
 from ..kernels.cpu.product import WIDE, lanes, padded
 
@@ -132,6 +133,14 @@ class Direction:
         """Multiply-adds of one step, counted twice, as everyone does."""
         return 2.0 * B * self.H * (self.input_rows.size // self.H * self.D + (self.recurrent_rows.size + self.modulated_rows.size))
 
+    def batch(self, x, rows, mask=None, pull=None) -> Batch:
+        """What the kernels run over: x (E or 1, T, B, D), `Rows`, mask (E or 1, B, H).
+
+        `pull`: (goal (E or 1, T, B, H), alpha (T,)), towards which the state is pulled at every step.
+        """
+        goal, alpha = pull or (np.empty((1, 0, x.shape[2], self.H), x.dtype), np.empty(0, x.dtype))
+        return Batch(x, rows.order, rows.lengths, np.empty((1, 0, self.H), x.dtype) if mask is None else mask, goal, alpha)
+
     def pack(self, p: dict[str, At], backward: bool) -> Weights:
         """The operands of the kernels, from the parameters of E members by name."""
         flat, H = p["weight_ih"].flat, self.H
@@ -207,6 +216,10 @@ class Direction:
         for i, name in enumerate(self.cell.parameters):
             if name in grads:
                 grads[name].part(slice(0, H))[...] += sums.unit[:, i].reshape(E, slices, H).sum(axis=1)
+
+    def cut(self, sums: Sums, E: int) -> np.ndarray:
+        """What clipping did, (E, 3)."""
+        return sums.cut.reshape(E, -1, 3).sum(axis=1)
 
     def _spans(self, begin: int, end: int, offset: int, grid: Grid, B: int, column: int):
         """[begin, end) in kernel calls of bounded length for B sequences, cut on the grid of blocks."""

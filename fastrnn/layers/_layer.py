@@ -1,13 +1,13 @@
 """One recurrent layer: its directions side by side, their merging, and the segments of time whose tape is kept."""
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
 
-from .. import _memory
+from .._device import CPU, Device
 from ..cells import Cell
-from ..kernels.cpu.loop import Batch, Flow
+from ..kernels._loop import Flow
 from ._direction import Direction, Kept, dealt, slice_rows
 from ._merge import merged, merged_backward
 
@@ -41,13 +41,13 @@ class Shown(NamedTuple):
     dpreactivations: np.ndarray
 
 
-def batch(x, rows: Rows, H: int, mask=None, pull=None) -> Batch:
-    """What one direction's kernels run over: x (E or 1, T, B, D), mask (E or 1, B, H).
+def _direction(device: Device) -> type[Direction]:
+    """Whose kernels run on `device`."""
+    if device.name == "cpu":
+        return Direction
+    from ._cuda import CudaDirection  # as the device, only where it is wanted
 
-    `pull`: (goal (E or 1, T, B, H), alpha (T,)), towards which the state is pulled at every step.
-    """
-    goal, alpha = pull or (np.empty((1, 0, x.shape[2], H), x.dtype), np.empty(0, x.dtype))
-    return Batch(x, rows.order, rows.lengths, np.empty((1, 0, H), x.dtype) if mask is None else mask, goal, alpha)
+    return partial(CudaDirection, device)
 
 
 class Layer:
@@ -56,9 +56,9 @@ class Layer:
     Parameters come as one dict a direction: where they lie, by name without suffix.
     """
 
-    def __init__(self, cell: Cell, input_size: int, hidden_size: int, reversals: tuple[bool, ...], merge: str):
-        self.cell, self.H = cell, hidden_size
-        self.directions = [Direction(cell, input_size, hidden_size, backwards) for backwards in reversals]
+    def __init__(self, cell: Cell, input_size: int, hidden_size: int, reversals: tuple[bool, ...], merge: str, device: Device = CPU):
+        self.cell, self.H, self.device = cell, hidden_size, device
+        self.directions = [_direction(device)(cell, input_size, hidden_size, backwards) for backwards in reversals]
         self.concat, self.merge = merge == "concat" or len(reversals) == 1, merge
 
     def step_bytes(self, B: int, dtype) -> int:
@@ -68,17 +68,23 @@ class Layer:
     def forward(self, x, parameters, rows: Rows, states, masks, segment: int | None, details: bool, pull=None):
         """(y, kept, final states) of x (E or 1, T, B, D). `segment`: steps whose tape is held at a time, None for no tape at all.
 
-        Kept whole where segment >= steps; otherwise only the state at the start of every segment, and y. `pull`: see `batch`.
+        Kept whole where segment >= steps; otherwise only the state at the start of every segment, and y. `pull`: see `Direction.batch`.
         """
         (T, B, _), E, H, dtype, count = x.shape[1:], len(states[0]), self.H, x.dtype, len(self.directions)
         tape_steps = rows.steps if segment is not None and segment >= rows.steps else 0
-        shared = _memory.empty((E, T, B, H * count), dtype) if self.concat else None
+        empty, shared = self.device.empty, None
+        G, kept_numbers = len(self.cell.slots), self.step_bytes(B, dtype) // dtype.itemsize
+        numbers = count * B * (T * H + rows.steps * G * (1 + details) * H) + tape_steps * kept_numbers  # y, pre-activations, tape
+        self.device.require_room(E * numbers, dtype, f"{T} steps of {B} sequences forward")
+        if self.concat:
+            shared = empty((E, T, B, H * count), dtype)
         kept, states = [], [state.copy() for state in states]
         for n, mask in enumerate(masks):
-            y = shared if self.concat else _memory.empty((E, T, B, H), dtype)
+            y = shared if self.concat else empty((E, T, B, H), dtype)
             y[:, rows.steps :] = 0.0  # the kernel clears what lies between a row's length and the longest
-            tape = self._room(E, tape_steps, B, dtype) + (np.empty((E, rows.steps * details, B, len(self.cell.slots), H), dtype),)
-            kept.append(Kept(batch(x, rows, H, mask, pull), y, n * H * self.concat, *tape, [], segment or max(rows.steps, 1)))
+            tape = self._room(E, tape_steps, B, dtype) + (empty((E, rows.steps * details, B, G, H), dtype),)
+            batch = self.directions[n].batch(x, rows, mask, pull)
+            kept.append(Kept(batch, y, n * H * self.concat, *tape, [], segment or max(rows.steps, 1)))
         # calls without a tape come in rows, with the same weights
         weights = [d.packed(p) if segment is None else d.pack(p, backward=False) for d, p in zip(self.directions, parameters)]
         for begin in range(0, rows.steps, kept[0].segment):
@@ -92,7 +98,7 @@ class Layer:
     def _room(self, E: int, steps: int, B: int, dtype) -> tuple[np.ndarray, np.ndarray]:
         """`others` and `saved` for so many steps; what lies beyond a sequence's end is never read."""
         S, K = len(self.cell.states), len(self.cell.saved)
-        return _memory.empty((E, steps, B, S - 1, self.H), dtype), _memory.empty((E, steps, B, K, self.H), dtype)
+        return self.device.empty((E, steps, B, S - 1, self.H), dtype), self.device.empty((E, steps, B, K, self.H), dtype)
 
     def _merged(self, kept: list[Kept]) -> np.ndarray:
         y = [k.y for k in kept]
@@ -101,7 +107,7 @@ class Layer:
     def _dy(self, dy, kept: list[Kept]) -> list[np.ndarray]:
         """dL/dy of every direction from that of the merged output."""
         if dy is None:
-            return [np.empty((kept[0].y.shape[0], 0, 0, 0), kept[0].y.dtype)] * len(kept)
+            return [self.device.empty((kept[0].y.shape[0], 0, 0, 0), kept[0].y.dtype)] * len(kept)
         if self.concat:
             return [dy] * len(kept)
         return list(merged_backward(self.merge, *(k.y for k in kept), dy))
@@ -113,13 +119,16 @@ class Layer:
         """
         (T, B, D), E, dtype = kept[0].batch.x.shape[1:], kept[0].y.shape[0], kept[0].y.dtype
         S, G = len(self.cell.states), len(self.cell.slots)
+        numbers = T * D * inputs + min(rows.steps, kept[0].segment) * (G + 2 + len(self.cell.parameters) + (G + S) * details) * self.H
+        self.device.require_room(E * B * len(kept) * numbers, dtype, f"{T} steps of {B} sequences backward")
         everywhere = begin == 0 and bool((rows.lengths == T).all())
-        dx = [(_memory.empty if everywhere else _memory.zeros)((E, T * inputs, B, D), dtype) for _ in kept]
+        empty, zeros = self.device.empty, self.device.zeros
+        dx = [(empty if everywhere else zeros)((E, T * inputs, B, D), dtype) for _ in kept]
         dstates, steps = [state.copy() for state in dstates], rows.steps
         grids = [d.grid(B, dtype) for d in self.directions]
         sums = [d.sums(E * grid.slices, dtype) for d, grid in zip(self.directions, grids)]
         shown = [
-            Shown(np.zeros((E, steps * details, B, S, self.H), dtype), np.zeros((E, steps * details, B, G, self.H), dtype)) for _ in kept
+            Shown(zeros((E, steps * details, B, S, self.H), dtype), zeros((E, steps * details, B, G, self.H), dtype)) for _ in kept
         ]
         back = [d.pack(p, backward=True) for d, p in zip(self.directions, parameters)]
         dys, segment = self._dy(dy, kept), kept[0].segment
@@ -144,5 +153,5 @@ class Layer:
                 d.backward(back[n], kept[n], grids[n], sums[n], flow, dstates[n], max(first, begin), last, limit)
         for d, found, target in zip(self.directions, sums, grads):
             d.add_gradients(found, target)
-        cut = sum(found.cut.reshape(E, grid.slices, 3).sum(axis=1) for found, grid in zip(sums, grids))
+        cut = sum(d.cut(found, E) for d, found in zip(self.directions, sums))
         return dx[0] if len(dx) == 1 else dx[0] + dx[1], dstates, cut, shown

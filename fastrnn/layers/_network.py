@@ -3,6 +3,7 @@
 import numpy as np
 
 from .. import _check
+from .._device import CPU, Device
 from .._params import Params
 
 
@@ -14,17 +15,20 @@ class Network:
     input_size, output_size : int
     params : Params
         A `Model` puts views of its own buffer in its place.
+    device : Device
+        Where it runs, and its parameters are.
     causal : bool
         Whether y at step t depends on x up to step t alone, so that a sequence may be cut in time.
     """
 
     params: Params
+    device: Device = CPU
     dtype: np.dtype
     causal: bool
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Copies of all parameters by PyTorch's names."""
-        return {name: array.copy() for name, array in self.params.items()}
+        return {name: self.device.get(array).copy() for name, array in self.params.items()}
 
     def load_state_dict(self, arrays) -> None:
         """Take all parameters from a mapping of the same names (arrays, or CPU tensors of PyTorch)."""
@@ -34,4 +38,4 @@ class Network:
             raise ValueError(f"arrays: exactly the names {list(self.params)} are required; {got}")
         checked = {name: _check.array(name, arrays[name], self.params.shapes[name], self.dtype) for name in self.params}
         for name, value in checked.items():
-            self.params[name] = value
+            self.params[name] = self.device.put(value)

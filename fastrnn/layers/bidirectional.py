@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .. import _check
+from .. import _check, _device
 from .._params import Params
 from ._merge import MERGES, merged, merged_backward
 from ._network import Network
@@ -62,6 +62,7 @@ class Bidirectional(Network):
         for name, network, reverse in (("forward", forward, False), ("backward", backward, True)):
             if not isinstance(network, Recurrent):
                 raise TypeError(f"{name}: a Recurrent, such as LSTM(...), is required; got {type(network).__name__}")
+            _device.require_cpu(name, network)
             for option, value in (("bidirectional", False), ("reverse", reverse), ("batch_first", False)):
                 if getattr(network, option) is not value:
                     raise ValueError(f"{name}: a network with {option}={value} is required; got {option}={not value}")

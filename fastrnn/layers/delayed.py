@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .. import _check
+from .. import _check, _device
 from .._params import Params
 from ._network import Network
 from .recurrent import Gradients, Recurrent, Tape
@@ -48,6 +48,7 @@ class Delayed(Network):
     def __init__(self, network: Recurrent, delay: int):
         if not isinstance(network, Recurrent):
             raise TypeError(f"network: a Recurrent, such as LSTM(...), is required; got {type(network).__name__}")
+        _device.require_cpu("network", network)
         for option in ("bidirectional", "reverse", "batch_first"):
             if getattr(network, option):
                 raise ValueError(f"network: a network with {option}=False is required; got {option}=True")

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .. import _check
+from .. import _check, _device
 from .._params import At, Params
 from ..cells import Cell, build
 from ..initializers import Initializer, Uniform
@@ -93,7 +93,7 @@ class Tape:
     @property
     def h(self) -> np.ndarray:
         H = self.network.hidden_size
-        return np.stack([kept.y[0, :, :, kept.column : kept.column + H] for layer in self.layers for kept in layer])
+        return self.network.device.xp.stack([kept.y[0, :, :, kept.column : kept.column + H] for layer in self.layers for kept in layer])
 
     @property
     def c(self) -> np.ndarray:
@@ -120,13 +120,14 @@ class Tape:
         return self._by_time(lambda kept: kept.preactivations[0, :, :, slots.index(name)])
 
     def _by_time(self, pick) -> np.ndarray:
-        kept = [kept for layer in self.layers for kept in layer]
-        return np.stack([by_time(pick(k), self.rows.lengths[0], self.T, d.reverse) for k, d in zip(kept, self.network._directions)])
+        kept, net = [kept for layer in self.layers for kept in layer], self.network
+        parts = [by_time(pick(k), self.rows.lengths[0], self.T, d.reverse, net.device) for k, d in zip(kept, net._directions)]
+        return net.device.xp.stack(parts)
 
 
-def by_time(array: np.ndarray, lengths: np.ndarray, T: int, reverse: bool) -> np.ndarray:
+def by_time(array, lengths: np.ndarray, T: int, reverse: bool, device: _device.Device):
     """(steps, B, H) counted in the order of processing -> (T, B, H) by time, zero beyond each length."""
-    result = np.zeros((T, *array.shape[1:]), array.dtype)
+    result = device.zeros((T, *array.shape[1:]), array.dtype)
     for b, length in enumerate(lengths):
         result[:length, b] = array[:length, b][::-1] if reverse else array[:length, b]
     return result
@@ -157,6 +158,9 @@ class Recurrent(Network):
     batch_first : bool
         x and y as (B, T, .) rather than (T, B, .).
     dtype : {"float32", "float64"}
+    device : {"cpu", "cuda"}
+        Where the network runs, and its arrays are. On the GPU they are CuPy's; what enters may be on either side, and may be another
+        library's (a CUDA tensor of PyTorch's is not copied).
     initializers : dict of str to Initializer, optional
         By parameter name without layer suffix, such as ``{"weight_hh": fr.initializers.Orthogonal()}``; PyTorch's uniform otherwise.
     seed : int
@@ -190,6 +194,7 @@ class Recurrent(Network):
         initial_state: str = "zero",
         batch_first: bool = False,
         dtype: str = "float32",
+        device: str = "cpu",
         initializers: dict[str, Initializer] | None = None,
         seed: int = 0,
     ):
@@ -210,10 +215,12 @@ class Recurrent(Network):
         self.initial_state = _check.choice("initial_state", initial_state, ("zero", "learned"))
         self.batch_first = _check.choice("batch_first", batch_first, (False, True))
         self.dtype = _check.dtype(dtype)
+        self.device = _device.device(device)
         self.seed = _check.integer("seed", seed, minimum=0)
         reversals = (False, True) if bidirectional else (reverse,)
         self._layers = [
-            Layer(self.cell, self.output_size if layer else input_size, hidden_size, reversals, merge) for layer in range(num_layers)
+            Layer(self.cell, self.output_size if layer else input_size, hidden_size, reversals, merge, self.device)
+            for layer in range(num_layers)
         ]
         self._directions = [direction for layer in self._layers for direction in layer.directions]
         self._suffixes = [f"_l{k}" + "_reverse" * (n > 0) for k in range(num_layers) for n in range(len(reversals))]
@@ -237,7 +244,10 @@ class Recurrent(Network):
         for name in self.initializers:
             if name not in known:
                 raise ValueError(f"initializers: keys from {sorted(known)} are required; got {name!r}")
-        self.params, self.constants = Params(shapes, self.dtype), Params(constants, self.dtype)
+        self._directions[0].grid(1, self.dtype)  # which refuses a size that the device has no room for
+        self.params, self.constants = (
+            Params(named, self.dtype, self.device.put(Params(named, self.dtype).flat)) for named in (shapes, constants)
+        )
 
     def draw(self, seed: int) -> None:
         """Draw every weight anew, as a network built with this seed has them."""
@@ -251,7 +261,8 @@ class Recurrent(Network):
                 if defaults.get(name) is not None and name not in self.initializers:
                     target[full] = defaults[name]
                 else:
-                    target[full] = self.initializers.get(name, uniform)(shapes[name], rng, hidden_size=self.hidden_size)
+                    drawn = self.initializers.get(name, uniform)(shapes[name], rng, hidden_size=self.hidden_size)
+                    target[full] = self.device.put(drawn)
 
     @property
     def output_size(self) -> int:
@@ -312,12 +323,14 @@ class Recurrent(Network):
         (T, B), (states, learned) = x.shape[:2], self._start(state, rows)
         tape, segment = Tape(self, rows, T, learned), self._segment(T, rows, memory)
         masks = self.draw_masks(B, rng) if masks is None else masks
-        drawn = Masks([None if mask is None else mask[None] for mask in masks], self.draw_between((1, T, B), rng))
+        put = self.device.put
+        drawn = Masks([None if mask is None else put(mask)[None] for mask in masks], self.draw_between((1, T, B), rng))
         pull = None if pull is None else self._pull_in(pull, T, B)
         y, final, tape.layers = self.run(self.params, x[None], rows, states, drawn, segment, bool(details), pull)
         tape.between = drawn.between
         y = self._batch_out(y[0])
-        y.flags.writeable = False
+        if self.device.name == "cpu":  # arrays on the GPU know no such flag
+            y.flags.writeable = False
         return y, self._state_out(final), tape
 
     # For E models of one shape, which one alone is, too: parameters where `params.at` says, arrays with the member axis first
@@ -403,7 +416,8 @@ class Recurrent(Network):
         lengths, T = tape.rows.lengths[0], tape.T
 
         def stack(pick):
-            return np.stack([by_time(pick(s), lengths, T, d.reverse) for s, d in zip(shown, self._directions)])
+            parts = [by_time(pick(s), lengths, T, d.reverse, self.device) for s, d in zip(shown, self._directions)]
+            return self.device.xp.stack(parts)
 
         states = [stack(lambda s, i=i: s.dstates[0, :, :, i]) for i in range(len(self.cell.states))]
         slots = {slot.name: stack(lambda s, g=g: s.dpreactivations[0, :, :, g]) for g, slot in enumerate(self.cell.slots)}
@@ -425,9 +439,9 @@ class Recurrent(Network):
 
     def _batch_in(self, x, lengths) -> tuple[np.ndarray, Rows]:
         words = ("B", "T") if self.batch_first else ("T", "B")
-        x = _check.array("x", x, (*words, self.input_size), self.dtype, meaning="(time first, unless batch_first=True)")
+        x = self.device.array("x", x, (*words, self.input_size), self.dtype, meaning="(time first, unless batch_first=True)")
         if self.batch_first:
-            x = np.ascontiguousarray(np.swapaxes(x, 0, 1))
+            x = self._swapped(x)
         return x, Rows.full(*x.shape[:2]) if lengths is None else Rows.of(_check.lengths(lengths, *x.shape[:2])[None])
 
     def _pull_in(self, pull, T: int, B: int) -> tuple[np.ndarray, np.ndarray]:
@@ -435,48 +449,52 @@ class Recurrent(Network):
             raise ValueError("pull: a network that runs from left to right is required; this one runs from right to left, or both ways")
         if not isinstance(pull, (tuple, list)) or len(pull) != 2:
             raise ValueError(f"pull: (goal, alpha) is required; got {type(pull).__name__}")
-        goal = _check.array("pull: goal", pull[0], (T, B, self.hidden_size), self.dtype, meaning="(steps, batch, hidden units)")
-        alpha = _check.array("pull: alpha", pull[1], (T,), self.dtype)
+        goal = self.device.array("pull: goal", pull[0], (T, B, self.hidden_size), self.dtype, meaning="(steps, batch, hidden units)")
+        alpha = self.device.array("pull: alpha", pull[1], (T,), self.dtype)
         if not ((alpha >= 0) & (alpha <= 1)).all():
             raise ValueError(f"pull: alpha from 0 to 1 is required; got {alpha[~((alpha >= 0) & (alpha <= 1))][0]}")
         return goal[None], alpha
 
-    def _batch_out(self, y: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(np.swapaxes(y, 0, 1)) if self.batch_first else y
+    def _batch_out(self, y):
+        return self._swapped(y) if self.batch_first else y
+
+    def _swapped(self, array):
+        """(B, T, .) from (T, B, .), and back."""
+        return self.device.xp.ascontiguousarray(array.swapaxes(0, 1))
 
     def _dy_in(self, dy, T: int, rows: Rows):
         if dy is None:
             return None
         B = rows.order.shape[1]
-        dy = _check.array("dy", dy, (B, T, self.output_size) if self.batch_first else (T, B, self.output_size), self.dtype)
-        return np.ascontiguousarray(np.swapaxes(dy, 0, 1)) if self.batch_first else dy
+        dy = self.device.array("dy", dy, (B, T, self.output_size) if self.batch_first else (T, B, self.output_size), self.dtype)
+        return self._swapped(dy) if self.batch_first else dy
 
     def _start(self, state, rows: Rows) -> tuple[list[np.ndarray], bool]:
         """The state that enters, one (1, S, B, H) a (layer, direction), and whether it is the learned one."""
         if state is not None or self.initial_state == "zero":
             return self._states_in("state", state, rows), False
-        B = rows.order.shape[1]
+        B, xp = rows.order.shape[1], self.device.xp
         return [
-            np.stack([np.tile(self.params[f"initial_{name}{suffix}"], (B, 1)) for name in self.cell.states])[None]
+            xp.stack([xp.tile(self.params[f"initial_{name}{suffix}"], (B, 1)) for name in self.cell.states])[None]
             for suffix in self._suffixes
         ], True
 
     def _states_in(self, name: str, state, rows: Rows) -> list[np.ndarray]:
         count, S, shape = len(self._directions), len(self.cell.states), (len(self._directions), rows.order.shape[1], self.hidden_size)
         if state is None:
-            return [np.zeros((1, S, *shape[1:]), self.dtype) for _ in range(count)]
+            return [self.device.zeros((1, S, *shape[1:]), self.dtype) for _ in range(count)]
         parts = state if isinstance(state, (tuple, list)) else (state,)
         if len(parts) != S:
             raise ValueError(f"{name}: {S} array{'s' * (S > 1)} ({', '.join(self.cell.states)}) required for this cell; got {len(parts)}")
-        parts = [_check.array(f"{name} {k}", part, shape, self.dtype) for k, part in zip(self.cell.states, parts)]
-        return [np.stack([part[place] for part in parts])[None] for place in range(count)]
+        parts = [self.device.array(f"{name} {k}", part, shape, self.dtype) for k, part in zip(self.cell.states, parts)]
+        return [self.device.xp.stack([part[place] for part in parts])[None] for place in range(count)]
 
     def _state_out(self, states: list[np.ndarray]):
         """(layers * directions, B, H): one array, or a tuple where the cell has more than one state."""
         if len(states) == 1:
             parts = tuple(states[0][0, :, None])
         else:
-            parts = tuple(np.stack([state[0, i] for state in states]) for i in range(len(self.cell.states)))
+            parts = tuple(self.device.xp.stack([state[0, i] for state in states]) for i in range(len(self.cell.states)))
         return parts if len(parts) > 1 else parts[0]
 
     def draw_masks(self, B: int, rng) -> list:
@@ -489,7 +507,8 @@ class Recurrent(Network):
         """Dropout masks (*shape, features) on the input of every layer, (T, B) or more in `shape`; None where there is none."""
         width = self._layers[-1].directions[0].D
         drops = rng is not None and self.dropout
-        return [dropout_mask(rng, (*shape, width), self.dropout, self.dtype) if drops and k else None for k in range(self.num_layers)]
+        put = self.device.put
+        return [put(dropout_mask(rng, (*shape, width), self.dropout, self.dtype)) if drops and k else None for k in range(self.num_layers)]
 
     def final_output(self, state) -> np.ndarray:
         """The top layer's output at the end of its run, both directions merged: (B, output_size), from the state."""

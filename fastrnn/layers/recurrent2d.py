@@ -145,7 +145,7 @@ class Recurrent2D:
         names = ("input_size", "hidden_size", "cell_options", "corner", "merge", "seed")
         return {"cell": self.cell.name} | {name: getattr(self, name) for name in names} | {"dtype": self.dtype.name}
 
-    state_dict, load_state_dict = Network.state_dict, Network.load_state_dict
+    state_dict, load_state_dict, device = Network.state_dict, Network.load_state_dict, Network.device
 
     def __call__(self, x, *, sizes=None):
         """Forward only, nothing kept: (y, state), as `forward` returns them."""

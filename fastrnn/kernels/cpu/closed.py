@@ -17,7 +17,8 @@ import numpy as np
 from ..._jit import loop
 from ..._math import exp
 from ..._team import parallel
-from .loop import Batch, Flow, Scratch, Span, Sums, Trace, Weights, make_backward, make_forward
+from .._loop import Batch, Flow, Trace
+from .loop import Scratch, Span, Sums, Weights, make_backward, make_forward
 from .rows import copy_row
 
 OUTPUT, SYMBOL, PROBABILITIES = 0, 1, 2  # what is fed back: the output itself, a symbol drawn from it, its softmax

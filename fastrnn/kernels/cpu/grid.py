@@ -20,8 +20,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ..._jit import full_vectors, loop
+from .._loop import layout
 from .._take import PUT, TAKE
-from .loop import layout
 from .product import product, product_transposed
 from .rows import add_row, clear_row, copy_row
 

@@ -20,24 +20,10 @@ import numpy as np
 
 from ..._jit import full_vectors, kernel, loop, pointwise
 from ..._team import LED, THREADS, enter, next_item
+from .._loop import layout
 from .._take import PUT, TAKE
 from .product import team_product, team_product_transposed
 from .rows import add_row, clear_row, copy_row, fill_rows, move, scale_row
-
-
-class Batch(NamedTuple):
-    """What the loop runs over: x (E or 1, T, B, D), order (E or 1, B) rows, in a slice longest first, lengths (E or 1, B).
-
-    mask (E or 1, B or 0, H) is that of recurrent dropout.
-    goal (E or 1, T or 0, B, H) and alpha (T or 0,): after step t, h goes on as (1 - alpha) h + alpha goal [Hess et al. 2023].
-    """
-
-    x: np.ndarray
-    order: np.ndarray
-    lengths: np.ndarray
-    mask: np.ndarray
-    goal: np.ndarray
-    alpha: np.ndarray
 
 
 class Span(NamedTuple):
@@ -64,15 +50,6 @@ class Weights(NamedTuple):
     unit: np.ndarray
 
 
-class Trace(NamedTuple):
-    """What forward leaves: y (E, T, B, >=H), others (E, steps or 0, B, S - 1, H), saved (..., K, H), preactivations (..., G, H)."""
-
-    y: np.ndarray
-    others: np.ndarray
-    saved: np.ndarray
-    preactivations: np.ndarray
-
-
 class Sums(NamedTuple):
     """Parameter gradients, one row a (member, slice): input (., D * Zi), recurrent (., H * Zr), modulated, bias (., Z), unit (., P, H)."""
 
@@ -82,15 +59,6 @@ class Sums(NamedTuple):
     bias: np.ndarray
     unit: np.ndarray
     cut: np.ndarray  # (., 3): entries clipped, sum of what was cut off, sum of magnitudes before
-
-
-class Flow(NamedTuple):
-    """Activation gradients: dy (E, T or 0, B, >=H) read; dx (E, T or 0, B, D) written; dstates, dpreactivations by step, or 0 steps."""
-
-    dy: np.ndarray
-    dx: np.ndarray
-    dstates: np.ndarray
-    dpreactivations: np.ndarray
 
 
 class Scratch(NamedTuple):
@@ -120,32 +88,6 @@ def of_thread(scratch, who):
     x, z, s, s_new, operand, held, u, dx, row, unit, panel, counts, team = scratch
     return Scratch(
         x[who], z[who], s[who], s_new[who], operand[who], held[who], u[who], dx[who], row[who], unit[who], panel, counts[who], team
-    )
-
-
-class Layout(NamedTuple):
-    """How a cell's slots lie in a row of pre-activations: [first, last) slot of each product, and the row's width in units."""
-
-    slots: int
-    input: tuple[int, int]
-    recurrent: tuple[int, int]
-    modulated: tuple[int, int]
-
-
-def layout(cell) -> Layout:
-    """The slots each product fills; they must be contiguous, which the order of `Cell.slots` sees to."""
-
-    def run(chosen):
-        places = [k for k, slot in enumerate(cell.slots) if chosen(slot)]
-        if places != list(range(places[0], places[-1] + 1)) if places else False:
-            raise ValueError(f"slots of cell {cell.name!r}: input-only slots first, then both, recurrent-only, modulated; got {cell.slots}")
-        return (places[0], places[-1] + 1) if places else (0, 0)
-
-    return Layout(
-        len(cell.slots),
-        run(lambda slot: slot.input is not None),
-        run(lambda slot: slot.recurrent is not None and not slot.modulated),
-        run(lambda slot: slot.modulated),
     )
 
 

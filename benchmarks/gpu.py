@@ -1,0 +1,189 @@
+"""The kernels on a GPU: right, clean, and how fast beside cuDNN.
+
+    python benchmarks/gpu.py [--out FILE] [--only PART ...]
+
+Needs a CUDA device, Numba, CuPy, and for the comparison PyTorch. Three parts, in this order:
+
+values     every cell on fresh random inputs, both directions, ragged lengths, against the CPU in float64;
+sanitize   twelve shapes under compute-sanitizer: memcheck, racecheck, initcheck, synccheck;
+times      one layer, T = 512, forward and forward + backward, by device events: medians of fastrnn and of PyTorch's cuDNN.
+
+Every result is a JSON line in FILE (results/gpu.jsonl), after one that says what machine it was. The status is 1 where a value is
+wrong or the sanitizer found something.
+"""
+
+import argparse
+import json
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from _turns import torch
+
+import fastrnn as fr
+from fastrnn.cells import CELLS
+from fastrnn.kernels.cuda import target
+
+VARIANTS = [*((name, {}) for name in CELLS), ("gru", {"reset_after": False}), ("lstm", {"peepholes": True}), ("leaky", {"learn_tau": True})]
+SHAPES = ((1, 1, 1, 1), (3, 2, 2, 5), (5, 3, 1, 31), (4, 5, 7, 32), (6, 4, 3, 33), (2, 9, 4, 64), (3, 6, 8, 65), (7, 1, 16, 96),
+          (4, 17, 5, 128), (3, 8, 33, 200), (2, 3, 64, 513), (5, 33, 3, 48), (2, 300, 4, 20), (2, 520, 3, 8))  # fmt: skip
+TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
+SIZES, BATCHES, STEPS = (32, 64, 96, 128, 160, 192, 256, 384, 512, 1024), (1, 8, 64, 256), 512
+TOLERANCES = {"float32": 2e-5, "float64": 1e-12}  # of what is largest in an array
+REPEATS = 10
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("results/gpu.jsonl"))
+    parser.add_argument("--only", nargs="+", choices=[*PARTS, "shapes"], default=list(PARTS), metavar="PART", help=f"of {', '.join(PARTS)}")
+    given = parser.parse_args()
+    missing = target.missing()
+    if missing:
+        print(f"nothing can be run on a GPU here; missing: {' and '.join(missing)}", file=sys.stderr)
+        return 2
+    if given.only == ["shapes"]:  # what the sanitizer watches
+        return shapes()
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    with given.out.open("a") as file:
+
+        def keep(record: dict) -> None:
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+            print(" ".join(f"{key} {value}" for key, value in record.items()), flush=True)
+
+        keep({"machine": dict(target.describe()), "python": platform.python_version(), "fastrnn": fr.__version__} | peer())
+        return max(PARTS[part](keep) for part in given.only)
+
+
+def peer() -> dict:
+    return {"torch": torch.__version__, "cudnn": torch.backends.cudnn.version()} if torch else {"torch": "not installed"}
+
+
+# Values -------------------------------------------------------------------------------------------------------------
+
+
+def values(keep) -> int:
+    worst = 0
+    for name, options in VARIANTS:
+        for dtype, limit in TOLERANCES.items():
+            for hidden in (5, 64, 200):
+                error = difference(name, options, dtype, hidden, T=40, B=9, D=7)
+                worst |= error > limit
+                keep({"values": name, "options": options, "dtype": dtype, "H": hidden, "error": error, "right": error <= limit})
+    return worst
+
+
+def difference(name: str, options: dict, dtype: str, hidden: int, T: int, B: int, D: int) -> float:
+    """The largest error of anything that comes out, by the largest entry of its array, on inputs that are new in every run."""
+    rng, made = np.random.default_rng(), {"cell_options": options, "num_layers": 2, "bidirectional": True}
+    exact, tried = fr.Recurrent(name, D, hidden, dtype="float64", **made), fr.Recurrent(name, D, hidden, dtype=dtype, device="cuda", **made)
+    tried.load_state_dict(exact.state_dict())
+    lengths = rng.integers(0, T + 1, B)
+    x, dy = rng.standard_normal((T, B, D)), rng.standard_normal((T, B, 2 * hidden))
+    found = []
+    for net in (exact, tried):
+        y, state, tape = net.forward(x, lengths=lengths)
+        grads = net.backward(tape, dy, state)
+        states = [*(state if isinstance(state, tuple) else (state,)), *(grads.state if isinstance(grads.state, tuple) else (grads.state,))]
+        found.append([net.device.get(array) for array in (y, grads.x, *states, *grads.params.values())])
+    return max(float(np.abs(got - want).max(initial=0.0) / max(np.abs(want).max(initial=0.0), 1e-30)) for want, got in zip(*found))
+
+
+# Sanitizer ----------------------------------------------------------------------------------------------------------
+
+
+def shapes() -> int:
+    """One small run of every shape, each with the next cell."""
+    for k, (T, B, D, H) in enumerate(SHAPES):
+        name, options = VARIANTS[k % len(VARIANTS)]
+        difference(name, options, "float32" if k % 2 else "float64", H, T, B, D)
+    return 0
+
+
+def sanitize(keep) -> int:
+    tool, found = shutil.which("compute-sanitizer"), 0
+    if tool is None:
+        keep({"sanitize": "not run: compute-sanitizer is not on the path"})
+        return 1
+    for name in TOOLS:
+        command = [tool, "--tool", name, "--error-exitcode", "9", sys.executable, __file__, "--only", "shapes"]
+        ended = subprocess.run(command, capture_output=True, text=True)
+        found |= ended.returncode != 0
+        keep({"sanitize": name, "shapes": len(SHAPES), "status": ended.returncode, "said": ended.stdout.strip().splitlines()[-1:]})
+    return found
+
+
+# Times --------------------------------------------------------------------------------------------------------------
+
+
+def times(keep) -> int:
+    for kind in ("LSTM", "GRU", "RNN"):
+        for hidden in SIZES:
+            for batch in BATCHES:
+                record = {"times": kind, "H": hidden, "B": batch, "T": STEPS}
+                try:
+                    forward, both = ours(kind, hidden, batch)
+                except ValueError as error:  # a size that the kernels refuse
+                    keep(record | {"fastrnn float32": str(error)})
+                else:
+                    keep(record | {"fastrnn float32": [forward, both]})
+                if torch is not None:
+                    keep(record | cudnn(kind, hidden, batch))
+    return 0
+
+
+def milliseconds(call) -> float:
+    """The median of several calls, by the device's own clock, warmed up."""
+    cupy = target.arrays()
+    begin, end, measured = cupy.cuda.Event(), cupy.cuda.Event(), []
+    for k in range(REPEATS + 2):
+        begin.record()
+        call()
+        end.record()
+        end.synchronize()
+        if k >= 2:
+            measured.append(cupy.cuda.get_elapsed_time(begin, end))
+    return float(np.median(measured))
+
+
+def ours(kind: str, hidden: int, batch: int) -> tuple[float, float]:
+    cupy = target.arrays()
+    net = getattr(fr, kind)(hidden, hidden, device="cuda")
+    x, dy = (cupy.random.standard_normal((STEPS, batch, hidden), cupy.float32) for _ in range(2))
+
+    def both():
+        _, _, tape = net.forward(x)
+        net.backward(tape, dy)
+
+    return milliseconds(lambda: net(x)), milliseconds(both)
+
+
+def cudnn(kind: str, hidden: int, batch: int) -> dict:
+    """PyTorch's times by precision, on its own stream, which is the device's default."""
+    found, single = {}, torch.float32
+    kinds = (("float32", single, False), ("tf32", single, True), ("bf16", torch.bfloat16, True), ("fp16", torch.float16, True))
+    for label, dtype, tf32 in kinds:
+        torch.backends.cudnn.allow_tf32 = tf32
+        net = getattr(torch.nn, kind)(hidden, hidden).to("cuda", dtype)
+        x = torch.randn(STEPS, batch, hidden, device="cuda", dtype=dtype, requires_grad=True)
+        dy = torch.randn_like(x)
+
+        def forward(net=net, x=x):
+            with torch.no_grad():
+                net(x)
+
+        def both(net=net, x=x, dy=dy):
+            torch.autograd.grad(net(x)[0], [x, *net.parameters()], dy)
+
+        found[f"cudnn {label}"] = [milliseconds(forward), milliseconds(both)]
+    return found
+
+
+PARTS = {"values": values, "sanitize": sanitize, "times": times}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""Where a network's arrays are, and what makes them there. The device is chosen here and nowhere else."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from . import _check, _memory
+
+DEVICES = ("cpu", "cuda")
+
+
+class Device(NamedTuple):
+    """Arrays in one place.
+
+    Attributes
+    ----------
+    name : {"cpu", "cuda"}
+    xp : module
+        NumPy, or CuPy, which has its functions for arrays on the GPU.
+    empty, zeros : callable
+        As NumPy's, of shape and dtype.
+    """
+
+    name: str
+    xp: object
+    empty: Callable
+    zeros: Callable
+
+    def __reduce__(self):
+        return device, (self.name,)  # copies and pickles know a device by its name
+
+    def array(self, name: str, value, shape: tuple, dtype, *, meaning: str = ""):
+        """`value`, from wherever it is, checked and converted as `_check.array` has it."""
+        return _check.array(name, value, shape, dtype, meaning=meaning, xp=self.xp)
+
+    def put(self, array: np.ndarray):
+        """A NumPy array, here."""
+        return self.xp.asarray(array)
+
+    def get(self, array) -> np.ndarray:
+        """An array from here as a NumPy array."""
+        return array if self.name == "cpu" else array.get()
+
+    def require_room(self, numbers: int, dtype, what: str) -> None:
+        """Raise before anything is begun where a GPU has no memory for so many numbers; a host's memory is the system's business."""
+        if self.name == "cpu":
+            return
+        from .kernels.cuda import target
+
+        size, free = numbers * np.dtype(dtype).itemsize, target.free_memory()
+        if size > free:
+            raise MemoryError(
+                f"device: about {size / 1e6:.0f} MB of the GPU's memory are required for {what}; got {free / 1e6:.0f} MB that are free. "
+                "Use a smaller batch or shorter sequences, or let go of other arrays"
+            )
+
+
+CPU = Device("cpu", np, _memory.empty, _memory.zeros)
+
+
+def require_cpu(name: str, layer) -> None:
+    """Refuse a layer on a GPU where everything is computed on the CPU."""
+    where = getattr(layer, "device", CPU).name
+    if where != "cpu":
+        raise ValueError(f"{name}: a layer with device='cpu' is required here; got one with device={where!r}, which runs by itself only")
+
+
+def device(name: str) -> Device:
+    """The device of this name, which can be used or an error says what is missing."""
+    _check.choice("device", name, DEVICES)
+    if name == "cpu":
+        return CPU
+    from .kernels.cuda import target  # a tenth of a second, which those who have no GPU need not wait
+
+    target.require()
+    xp = target.arrays()
+    return Device("cuda", xp, xp.empty, xp.zeros)

@@ -1,0 +1,136 @@
+"""Matrix products over many rows, exact and in one order: a chain of fused multiply-adds for every element, as on the CPU.
+
+A block of 256 threads computes a square of 16 `edge` rows and as many columns, from pieces of both operands in shared memory; a
+thread computes every sixteenth row and column of it.
+"""
+
+from functools import cache
+from typing import NamedTuple
+
+from numba import cuda
+
+from ..._jit import pointwise
+from ..._math import fma
+from . import target
+from .target import kernel, number
+
+SIDE = 16  # threads along each side of a block's square
+THREADS = SIDE * SIDE
+EDGE = 4  # a thread's share along each side
+PART = 512  # rows summed in one chain
+PARTS = 64  # chains at most
+
+
+class Products(NamedTuple):
+    """The two kernels of one dtype, and the side of the square that a block computes."""
+
+    product: object
+    transposed: object
+    square: int
+
+
+@cache
+def make_products(dtype, edge: int) -> Products:
+    real, square = number(dtype), SIDE * edge
+    padded = square + 1  # a column of left lies in as many banks as it has rows
+
+    @pointwise
+    def accumulate(left, right, depth, total):
+        """total[i, j] += sum over d < depth of left[d, row i] right[d, column j], of this thread's rows and columns."""
+        row, column = cuda.threadIdx.x // SIDE, cuda.threadIdx.x % SIDE
+        for d in range(depth):
+            for i in range(edge):
+                value = left[d, row + SIDE * i]
+                for j in range(edge):
+                    total[i, j] = fma(value, right[d, column + SIDE * j], total[i, j])
+
+    @kernel
+    def product(a, first, b, start, c, begin, end):
+        """c[e, m, n] = start[e, n], and for n in [begin, end) + sum_k a[e, m, first + k] b[e, k, n - begin], k ascending.
+
+        a (E or 1, M, >= first + K), b (E, K, end - begin), start (E, N), c (E, M, N).
+        """
+        left, right = cuda.shared.array((SIDE, padded), real), cuda.shared.array((SIDE, square), real)
+        total = cuda.local.array((edge, edge), real)
+        K, M, N = b.shape[1], c.shape[1], c.shape[2]
+        high, thread = (M + square - 1) // square, cuda.threadIdx.x  # the one axis of a grid that may be long has rows and members
+        e, m0, n0 = cuda.blockIdx.x // high, cuda.blockIdx.x % high * square, cuda.blockIdx.y * square
+        row, column, A = thread // SIDE, thread % SIDE, a[e % a.shape[0]]
+        for j in range(edge):
+            n = n0 + column + SIDE * j
+            for i in range(edge):
+                total[i, j] = start[e, n] if n < N else real(0.0)
+        for k0 in range(0, K, SIDE):
+            for i in range(edge):  # neighbouring threads read neighbouring k
+                m, k = m0 + row + SIDE * i, k0 + column
+                left[column, row + SIDE * i] = A[m, first + k] if m < M and k < K else real(0.0)
+            for j in range(edge):
+                n, k = n0 + column + SIDE * j - begin, k0 + row
+                right[row, column + SIDE * j] = b[e, k, n] if k < K and n >= 0 and n < end - begin else real(0.0)
+            cuda.syncthreads()
+            accumulate(left, right, SIDE if K - k0 > SIDE else K - k0, total)
+            cuda.syncthreads()
+        for i in range(edge):
+            m = m0 + row + SIDE * i
+            for j in range(edge):
+                n = n0 + column + SIDE * j
+                if m < M and n < N:
+                    c[e, m, n] = total[i, j] if n >= begin and n < end else start[e, n]
+
+    @kernel
+    def transposed(a, b, first, size, parts):
+        """parts[e, p, k, n] = sum over rows m of part p, ascending, of a[e, m, k] b[e, m, first + n].
+
+        a (E or 1, M, K), b (E, M, >= first + N), parts (E, P, K, N): part p has rows [p size, (p + 1) size).
+        """
+        left, right = cuda.shared.array((SIDE, square), real), cuda.shared.array((SIDE, square), real)
+        total = cuda.local.array((edge, edge), real)
+        P, K, N, M = parts.shape[1], parts.shape[2], parts.shape[3], a.shape[1]
+        e, p, thread = cuda.blockIdx.x // P, cuda.blockIdx.x % P, cuda.threadIdx.x
+        k0, n0 = cuda.blockIdx.y * square, cuda.blockIdx.z * square
+        row, column, A = thread // SIDE, thread % SIDE, a[e % a.shape[0]]
+        last = (p + 1) * size if (p + 1) * size < M else M
+        for i in range(edge):
+            for j in range(edge):
+                total[i, j] = real(0.0)
+        for m0 in range(p * size, last, SIDE):
+            m = m0 + row
+            for j in range(edge):
+                k, n = k0 + column + SIDE * j, n0 + column + SIDE * j
+                left[row, column + SIDE * j] = A[m, k] if m < last and k < K else real(0.0)
+                right[row, column + SIDE * j] = b[e, m, first + n] if m < last and n < N else real(0.0)
+            cuda.syncthreads()
+            accumulate(left, right, SIDE if last - m0 > SIDE else last - m0, total)
+            cuda.syncthreads()
+        for i in range(edge):
+            k = k0 + row + SIDE * i
+            for j in range(edge):
+                n = n0 + column + SIDE * j
+                if k < K and n < N:
+                    parts[e, p, k, n] = total[i, j]
+
+    return Products(product, transposed, square)
+
+
+def product(a, first: int, b, start, c, begin: int, end: int) -> None:
+    """Fill c (E, M, N), see the kernel."""
+    (E, M, N), kernels = c.shape, make_products(c.dtype, EDGE)
+    if c.size:
+        blocks = (E * -(-M // kernels.square), -(-N // kernels.square))
+        target.launch(kernels.product, blocks, THREADS, 0, a, first, b, start, c, begin, end)
+
+
+def part_sizes(M: int) -> tuple[int, int]:
+    """(parts, rows of each) that M rows are summed in: a function of M alone."""
+    size = max(PART, -(-M // PARTS))
+    return -(-M // size), size
+
+
+def product_transposed(a, b, first: int, N: int, empty):
+    """a^T b[..., first : first + N] over rows, (E, K, N). a (E or 1, M, K), b (E, M, >= first + N); `empty` makes arrays."""
+    (E, M), K, kernels = b.shape[:2], a.shape[2], make_products(b.dtype, EDGE)
+    P, size = part_sizes(M)
+    parts = empty((E, P, K, N), b.dtype)
+    if parts.size:
+        target.launch(kernels.transposed, (E * P, -(-K // kernels.square), -(-N // kernels.square)), THREADS, 0, a, b, first, size, parts)
+    return parts.sum(axis=1)

@@ -1,0 +1,93 @@
+"""The CUDA target: what compiles kernels, what launches them, and whose arrays they fill. Nobody else asks.
+
+Kernels keep to what `numba.cuda` as Numba ships it and the package `numba-cuda`, which takes its place where it is installed, have
+in common. Arrays are CuPy's: it brings a pool of memory, NumPy's functions, and exchange with other libraries.
+"""
+
+import warnings
+from collections.abc import Iterator
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+
+import numba
+import numpy as np
+from numba import cuda
+from numba.core.errors import NumbaPerformanceWarning
+
+SHARED = 48 * 1024  # bytes of a block's shared memory that any device gives
+WARP = 32
+THREADS = 512  # of a block at most: leaves each 128 registers
+EXTRA = "pip install 'fastrnn[cuda]'"
+
+
+def kernel(function):
+    """Compile `function` for the GPU in use when it is first launched."""
+    return cuda.jit(function)
+
+
+def number(dtype: np.dtype):
+    """Numba's type of `dtype`, as shared and local arrays take it."""
+    return numba.float64 if dtype == np.float64 else numba.float32
+
+
+def launch(kernel, blocks, threads: int, shared: int, *arguments) -> None:
+    """Run `kernel` on a grid of `blocks`, in the order of the arrays' current stream; `shared` bytes of dynamic shared memory."""
+    stream = cuda.external_stream(arrays().cuda.get_current_stream().ptr)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NumbaPerformanceWarning)  # a batch of few sequences does not fill the device
+        kernel[blocks, threads, stream, shared](*map(_argument, arguments))
+
+
+def _argument(value):
+    """Numba's view of an array, or of those in a tuple."""
+    if isinstance(value, tuple):
+        return type(value)(*map(_argument, value)) if hasattr(value, "_fields") else tuple(map(_argument, value))
+    return cuda.as_cuda_array(value, sync=False) if hasattr(value, "__cuda_array_interface__") else value
+
+
+def arrays():
+    """The module of arrays on the GPU."""
+    return import_module("cupy")
+
+
+def missing() -> list[str]:
+    """What this machine lacks to run anything on a GPU, and how to get it; empty where nothing is missing."""
+    found = []
+    if not cuda.is_available():
+        found.append("an NVIDIA driver with a device that Numba can use")
+    try:
+        arrays()
+    except ImportError:
+        found.append(f"the package cupy ({EXTRA})")
+    return found
+
+
+def require() -> None:
+    """Raise where nothing can be run on a GPU."""
+    lacking = missing()
+    if lacking:
+        raise RuntimeError(f"device: 'cuda' needs a GPU that can be used; missing here: {' and '.join(lacking)}. Use device='cpu'")
+
+
+def free_memory() -> int:
+    """Bytes that arrays can still take on the GPU in use."""
+    cupy = arrays()
+    free, _ = cupy.cuda.runtime.memGetInfo()
+    return free + cupy.get_default_memory_pool().free_bytes()
+
+
+def describe() -> Iterator[tuple[str, str]]:
+    """Names and values for `fastrnn info`."""
+    lacking = missing()
+    if lacking:
+        yield "CUDA", f"none; missing: {' and '.join(lacking)}"
+        return
+    device = cuda.get_current_device()
+    name = device.name.decode() if isinstance(device.name, bytes) else device.name
+    yield "CUDA", f"{name}, compute capability {'.'.join(map(str, device.compute_capability))}"
+    try:
+        yield "CUDA target", f"numba-cuda {version('numba-cuda')}"
+    except PackageNotFoundError:
+        yield "CUDA target", f"numba.cuda of Numba {numba.__version__}"
+    yield "cupy", arrays().__version__
+    yield "CUDA cache", "none: every process compiles anew"

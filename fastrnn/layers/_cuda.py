@@ -1,0 +1,199 @@
+"""One direction of one recurrent layer on the GPU: what `_direction` is on the CPU, with the same contract."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .._device import Device
+from .._params import At
+from ..cells import Cell
+from ..kernels._loop import Batch, Flow, Trace
+from ..kernels.cuda import loop, target
+from ..kernels.cuda.loop import Back, Run, Span, Weights
+from ..kernels.cuda.product import product, product_transposed
+from ._direction import Direction, Grid, Kept
+
+
+class Sums(NamedTuple):
+    """Parameter gradients of E members: of every product's operand (E, K, N), of all slots' biases (E, Z), unit parameters (E, P, H)."""
+
+    input: object
+    recurrent: object
+    modulated: object
+    bias: object
+    unit: object
+    cut: object  # (E, 3): entries clipped, sum of what was cut off, sum of magnitudes before
+
+
+class CudaDirection(Direction):
+    """The parameters of one direction of one layer, and the kernels run over a span of steps, on a GPU.
+
+    All but y and the gradients by time is by step, in the order of processing, x too: with zeros where a sequence has none.
+    """
+
+    def __init__(self, device: Device, cell: Cell, input_size: int, hidden_size: int, reverse: bool):
+        super().__init__(cell, input_size, hidden_size, reverse)
+        self.device = device
+
+    def grid(self, B: int, dtype) -> Grid:
+        rows = loop.block_rows(self.cell, self.H, B, dtype.itemsize)
+        if not rows:
+            most = loop.largest_hidden_size(self.cell, dtype.itemsize)
+            raise ValueError(
+                f"hidden_size: at most {most} units of a {self.cell.name!r} layer in {dtype} are required with device='cuda'; got {self.H}"
+            )
+        return Grid(1, rows, -(-B // rows))
+
+    def batch(self, x, rows, mask=None, pull=None) -> Batch:
+        put, empty = self.device.put, self.device.empty
+        goal, alpha = pull or (empty((1, 0, x.shape[2], self.H), x.dtype), empty((0,), x.dtype))
+        order = np.argsort(-rows.lengths, axis=1, kind="stable")  # a block ends with its longest row: like lengths together
+        mask, lengths = empty((1, 0, self.H), x.dtype) if mask is None else mask, put(rows.lengths)
+        if self.reverse or (rows.lengths != x.shape[1]).any():
+            x = self._by_step(x, lengths)
+        return Batch(x, put(order), lengths, mask, goal, alpha)
+
+    def _by_step(self, x, lengths):
+        """x (E or 1, T, B, D) in the order of processing."""
+        xp, lengths = self.device.xp, lengths[:, None]
+        step = xp.arange(x.shape[1])[None, :, None]
+        valid = step < lengths
+        places = xp.where(valid, lengths - 1 - step if self.reverse else step, 0)
+        found = xp.take_along_axis(x, places[..., None], axis=1)
+        return xp.ascontiguousarray(xp.where(valid[..., None], found, x.dtype.type(0)))
+
+    def cut(self, sums: list[Sums], E: int) -> np.ndarray:
+        return sum((self.device.get(found.cut).astype(float) for found in sums), np.zeros((E, 3)))
+
+    def _inputs(self, batch: Batch, begin: int, end: int):
+        """The inputs of steps [begin, end), one row a step and sequence: (E or 1, n B, D)."""
+        x = self.device.xp.ascontiguousarray(batch.x[:, begin:end])
+        return x.reshape(len(x), -1, self.D)
+
+    def pack(self, p: dict[str, At], backward: bool) -> Weights:
+        flat, H, xp = p["weight_ih"].flat, self.H, self.device.xp
+        E, dtype, G = flat.shape[0], flat.dtype, len(self.cell.gates)
+        bias = self.device.zeros((E, len(self.cell.slots) * H), dtype)
+        for name, slot, block in self.bias_blocks:
+            bias[:, slot] += p[name].part(block)
+        unit = self.device.empty((E, len(self.cell.parameters), H), dtype)
+        for i, name in enumerate(self.cell.parameters):
+            unit[:, i] = p[name].part(slice(0, H))
+
+        def operand(name, rows, K):
+            if not rows.size:
+                return self.device.empty((E, 0, 0), dtype)
+            weight = p[name].part(slice(0, G * H * K)).reshape(E, G * H, K)[:, self.device.put(rows)]
+            return xp.ascontiguousarray(weight if backward else weight.swapaxes(1, 2))
+
+        return Weights(
+            operand("weight_ih", self.input_rows, self.D), operand("weight_hh", self.recurrent_rows, H),
+            operand("weight_hh", self.modulated_rows, H), bias, unit,
+        )  # fmt: skip
+
+    def packed(self, p: dict[str, At]) -> Weights:
+        return self.pack(p, backward=False)
+
+    def sums(self, slices: int, dtype) -> list[Sums]:
+        return []  # one for every run of the kernel
+
+    def add_gradients(self, sums: list[Sums], grads: dict[str, At]) -> None:
+        """grads[name] += all sums; only the names that `grads` has."""
+        G, H = len(self.cell.gates), self.H
+        for found in sums:
+            for name, part, rows, K in (
+                ("weight_ih", found.input, self.input_rows, self.D),
+                ("weight_hh", found.recurrent, self.recurrent_rows, H),
+                ("weight_hh", found.modulated, self.modulated_rows, H),
+            ):
+                for first in range(0, rows.size, H):  # slot by slot: two of them may share a gate
+                    weight = grads[name].part(slice(0, G * H * K)).reshape(-1, G * H, K)
+                    weight[:, rows[first] : rows[first] + H] += part[:, :, first : first + H].swapaxes(1, 2)
+            for name, slot, block in self.bias_blocks:
+                grads[name].part(block)[...] += found.bias[:, slot]
+            for i, name in enumerate(self.cell.parameters):
+                if name in grads:
+                    grads[name].part(slice(0, H))[...] += found.unit[:, i]
+
+    def forward(self, weights: Weights, kept: Kept, grid: Grid, state, begin: int, end: int) -> None:
+        batch, (E, _, B, H), G = kept.batch, state.shape, len(self.cell.slots)
+        if not B or not E:
+            return
+        first, last = self.layout.input
+        z = self.device.empty((E, end - begin, B, G, H), state.dtype)
+        product(self._inputs(batch, begin, end), 0, weights.input, weights.bias, z.reshape(E, -1, G * H), first * H, last * H)
+        span = self._span(kept, begin, end, begin, kept.preactivations.shape[1])
+        self._launch(loop.make_forward(self.cell, state.dtype, grid.rows), grid, self._run_of(span, kept, weights), z, state)
+
+    def backward(self, weights: Weights, kept: Kept, grid: Grid, sums: list[Sums], flow: Flow, dstate, begin: int, end: int, limit) -> None:
+        batch, (E, _, B, H), G, P = kept.batch, dstate.shape, len(self.cell.slots), len(self.cell.parameters)
+        if not B or not E:
+            return
+        zeros, n, dtype, segment = self.device.zeros, end - begin, dstate.dtype, begin // kept.segment
+        modulated = zeros((E, n if self.modulated_rows.size else 0, B, H), dtype)
+        cut = zeros((E, grid.slices, self._threads(grid), 3), dtype)
+        back = Back(zeros((E, n, B, G, H), dtype), zeros((E, n, B, P, H), dtype), zeros((E, n, B, H), dtype), modulated, cut)
+        span = self._span(kept, begin, end, segment * kept.segment, flow.dstates.shape[1])
+        kernel, run = loop.make_backward(self.cell, dtype, grid.rows), self._run_of(span, kept, weights)
+        self._launch(kernel, grid, run, kept.starts[segment], flow._replace(dx=flow.dx[:0]), dstate, dtype.type(limit), back)
+        sums.append(self._sums_of(batch, back, begin, end))
+        if flow.dx.shape[1]:
+            self._add_dx(weights, batch, back.dz, flow.dx, begin, end)
+
+    def _span(self, kept: Kept, begin: int, end: int, offset: int, shown: int) -> Span:
+        _, T, B, width = kept.y.shape
+        return Span(begin, end, offset, int(self.reverse), T, B, self.H, width, kept.column, kept.others.shape[1], shown)
+
+    def _run_of(self, span: Span, kept: Kept, weights: Weights) -> Run:
+        batch = kept.batch._replace(x=kept.batch.x[:0])  # the kernel has no use for it
+        return Run(span, batch, weights, Trace(kept.y, kept.others, kept.saved, kept.preactivations))
+
+    def _threads(self, grid: Grid) -> int:
+        return loop.block_threads(self.cell, self.H, grid.rows)
+
+    def _launch(self, kernel, grid: Grid, run: Run, *arguments) -> None:
+        E, dtype = len(run.trace.y), run.trace.y.dtype
+        shared = loop.shared_numbers(self.cell, self.H, grid.rows) * dtype.itemsize
+        target.launch(kernel, E * grid.slices, self._threads(grid), shared, *flat((run, *arguments)))
+
+    def _sums_of(self, batch: Batch, back: Back, begin: int, end: int) -> Sums:
+        """The gradients of the parameters from those of the pre-activations."""
+        (E, n, B, G, H), empty = back.dz.shape, self.device.empty
+        dz = back.dz.reshape(E, n * B, G * H)
+
+        def operand(left, slots, rows):
+            return product_transposed(left, dz, slots[0] * H, rows.size, empty) if rows.size else None
+
+        return Sums(
+            operand(self._inputs(batch, begin, end), self.layout.input, self.input_rows),
+            operand(back.held.reshape(E, n * B, H), self.layout.recurrent, self.recurrent_rows),
+            operand(back.modulated.reshape(E, -1, H), self.layout.modulated, self.modulated_rows),
+            dz.sum(axis=1),
+            back.dunit.sum(axis=(1, 2)),
+            back.cut.sum(axis=(1, 2)),
+        )
+
+    def _add_dx(self, weights: Weights, batch: Batch, dz, dx, begin: int, end: int) -> None:
+        """dL/dx (E, T, B, D) at the times of steps [begin, end)."""
+        (E, n, B, G, H), zeros = dz.shape, self.device.zeros
+        by_step, first = self.device.empty((E, n, B, self.D), dz.dtype), self.layout.input[0] * H
+        flat, start = by_step.reshape(E, -1, self.D), zeros((E, self.D), dz.dtype)
+        product(dz.reshape(E, -1, G * H), first, weights.input, start, flat, 0, self.D)
+        if self.reverse:
+            steps = self.device.xp.arange(begin, end)[None, :, None]
+            valid = steps < batch.lengths[:, None]
+            e, s, b = self.device.xp.nonzero(self.device.xp.broadcast_to(valid, (E, n, B)))
+            dx[e, batch.lengths[e % len(batch.lengths), b] - 1 - begin - s, b] = by_step[e, s, b]
+        else:
+            dx[:, begin:end] = by_step
+
+
+def flat(value):
+    """Arrays in tuples, each with one axis: index arithmetic over five keeps more in registers than a thread has."""
+    if isinstance(value, tuple):
+        return type(value)(*map(flat, value)) if hasattr(value, "_fields") else tuple(map(flat, value))
+    if not hasattr(value, "shape") or not value.shape:
+        return value
+    if not value.flags.c_contiguous:
+        raise ValueError("kernels: contiguous arrays are required")  # a copy would take what they write with it
+    return value.reshape(-1)

@@ -1,0 +1,231 @@
+"""Networks on a GPU that is simulated, against those on the CPU: the same numbers to rounding."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+from test_recurrent import LENGTHS, batch, network, tuple_of
+from tolerances import TOLERANCES
+from variants import COMPILED, label
+
+import fastrnn as fr
+from fastrnn import _device
+from fastrnn.cells import build
+from fastrnn.kernels.cuda import loop, product, target
+
+LSTM, GRU = ("lstm", {}), ("gru", {"reset_after": False})
+
+
+def on_both(variant, **options):
+    """The same network on the CPU and on the GPU, all its parameters drawn."""
+    host, _ = network(variant, **options)
+    options = {"dtype": "float64", "cell_options": variant[1], **options}
+    device = fr.Recurrent(variant[0], host.input_size, options.pop("H", host.hidden_size), device="cuda", **options)
+    device.load_state_dict(host.state_dict())
+    for name in host.constants:
+        device.constants[name] = device.device.put(host.constants[name])
+    return host, device
+
+
+def assert_alike(got, want, what=""):
+    got, want = (got.get() if hasattr(got, "get") else np.asarray(got)), np.asarray(want)
+    assert got.shape == want.shape and got.dtype == want.dtype, what
+    limit = TOLERANCES["devices_float32" if want.dtype == np.float32 else "devices"]
+    assert np.isfinite(got).all(), what
+    assert np.abs(got - want).max(initial=0.0) <= limit * max(1.0, np.abs(want).max(initial=0.0)), (what, np.abs(got - want).max())
+
+
+def run(net, inputs, forward=None, backward=None, lengths=LENGTHS):
+    """(name, array) of everything that forward and backward give."""
+    (x, state, dy, dstate), forward = inputs, dict(forward or {})
+    if "rng" in forward:
+        forward["rng"] = np.random.default_rng(forward["rng"])
+    y, final, tape = net.forward(x, state, lengths=lengths, **forward)
+    grads = net.backward(tape, dy, dstate, **(backward or {}))
+    yield "y", y
+    for name, array in zip(net.cell.states, tuple_of(final)):
+        yield f"final {name}", array
+    yield "dL/dx", grads.x
+    for name, array in zip(net.cell.states, tuple_of(grads.state)):
+        yield f"dL/dstate {name}", array
+    for name in grads.params:
+        yield f"dL/d{name}", grads.params[name]
+    if grads.clipped is not None:
+        yield "clipped", np.array(grads.clipped, float)
+    if grads.h is not None:
+        yield "dL/dh", grads.h
+        for name in grads.preactivations:
+            yield f"a {name}", tape.preactivation(name)
+            yield f"dL/da {name}", grads.preactivations[name]
+        for name in net.cell.states + net.cell.saved:
+            yield f"gate {name}", tape.gate(name)
+
+
+def compare(host, device, inputs=None, **options):
+    inputs = inputs or batch(host)
+    for (name, want), (same, got) in zip(run(host, inputs, **options), run(device, inputs, **options), strict=True):
+        assert same == name
+        assert_alike(got, want, name)
+
+
+@pytest.mark.parametrize("variant", COMPILED, ids=label)
+def test_every_cell(variant, gpu):
+    details = {"details": True}
+    compare(*on_both(variant, num_layers=2, bidirectional=True), forward=details, backward=details)
+
+
+@pytest.mark.parametrize("rows", loop.ROWS)
+@pytest.mark.parametrize("variant", [LSTM, GRU], ids=label)
+def test_any_order_and_any_block_gives_the_same_bits(variant, rows, gpu, monkeypatch):
+    monkeypatch.setattr(loop, "ROWS", (1,))
+    _, device = on_both(variant)
+    want = dict(run(device, batch(device)))
+    monkeypatch.setattr(loop, "ROWS", (rows,))
+    for seed in range(3):
+        gpu(order="random", seed=seed)
+        for name, got in run(device, batch(device)):
+            assert (got == want[name]).all(), name
+
+
+@pytest.mark.parametrize(
+    "options, forward, backward",
+    [
+        ({"reverse": True}, {}, {}),
+        ({"num_layers": 2, "bidirectional": True, "merge": "sum"}, {}, {}),
+        ({"num_layers": 2, "bidirectional": True, "merge": "product"}, {}, {}),
+        ({"num_layers": 2, "dropout": 0.4, "recurrent_dropout": 0.3}, {"rng": 5}, {}),
+        ({}, {"memory": 104_000}, {"details": True}),
+        ({}, {}, {"begin": 3}),
+        ({}, {"memory": 104_000}, {"begin": 3}),
+        ({}, {}, {"clip": 0.05}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("variant", [LSTM, GRU], ids=label)
+def test_options(variant, options, forward, backward, gpu):
+    host, device = on_both(variant, **options)
+    forward = {"details": bool(backward.get("details"))} | forward
+    compare(host, device, forward=forward, backward=backward)
+
+
+@pytest.mark.parametrize("variant", [LSTM, GRU], ids=label)
+def test_pull(variant, gpu):
+    host, device = on_both(variant, num_layers=2)
+    inputs, rng = batch(host), np.random.default_rng(3)
+    T, B = inputs[0].shape[:2]
+    compare(host, device, inputs, forward={"pull": (rng.normal(size=(T, B, host.hidden_size)), rng.uniform(size=T))})
+
+
+def test_learned_initial_state_and_batch_first(gpu):
+    host, device = on_both(LSTM, initial_state="learned", batch_first=True)
+    x, _, dy, dstate = batch(host)
+    compare(host, device, (x.swapaxes(0, 1), None, dy.swapaxes(0, 1), dstate))
+
+
+@pytest.mark.parametrize("variant", [LSTM, GRU], ids=label)
+def test_float32(variant, gpu):
+    compare(*on_both(variant, dtype="float32", bidirectional=True))
+
+
+@pytest.mark.parametrize("B, T, H", [(0, 4, 3), (1, 5, 1), (3, 0, 3), (2, 2, 33)])
+def test_odd_sizes(B, T, H, gpu):
+    host, device = on_both(LSTM, H=H)
+    compare(host, device, batch(host, T=T, lengths=np.full(B, T)), lengths=None)
+
+
+def test_no_gradient_of_the_input_and_no_tape(gpu):
+    host, device = on_both(LSTM, num_layers=2)
+    x, state, dy, _ = batch(host)
+    y, _, tape = device.forward(x, state, lengths=LENGTHS)
+    assert device.backward(tape, dy, inputs=False).x is None
+    assert_alike(device(x, state, lengths=LENGTHS)[0], y.get())
+
+
+def test_nan_in_padding_reaches_nothing(gpu):
+    host, device = on_both(GRU, bidirectional=True)
+    inputs = batch(host)
+    clean = tuple(np.nan_to_num(part) if isinstance(part, np.ndarray) else part for part in inputs)
+    for (name, got), (_, want) in zip(run(device, inputs), run(device, clean)):
+        assert (got == want).all(), name
+
+
+def test_results_are_the_devices_and_move_to_the_host(gpu):
+    _, device = on_both(LSTM)
+    x, *_ = batch(device)
+    y, (h, c) = device(x, lengths=LENGTHS)
+    assert type(y) is type(h) is type(c) is type(device.params["weight_hh_l0"])
+    assert all(type(array) is np.ndarray for array in device.state_dict().values())
+    again, _ = device(device.device.put(x), lengths=LENGTHS)
+    assert (again == y).all()
+
+
+def test_copies_and_pickles_stay_on_the_device(gpu):
+    _, device = on_both(LSTM)
+    x, *_ = batch(device)
+    twin = copy.deepcopy(device)
+    assert twin.device.name == "cuda" and (twin(x, lengths=LENGTHS)[0] == device(x, lengths=LENGTHS)[0]).all()
+    assert pickle.loads(pickle.dumps(device.device)).name == "cuda"
+
+
+def test_without_a_gpu_the_error_says_what_is_missing(monkeypatch):
+    monkeypatch.setattr(target, "missing", lambda: ["an NVIDIA driver", "the package cupy (pip install 'fastrnn[cuda]')"])
+    said = r"device: .*missing here: an NVIDIA driver and the package cupy .*fastrnn\[cuda\].*device='cpu'"
+    with pytest.raises(RuntimeError, match=said):
+        fr.LSTM(2, 3, device="cuda")
+
+
+def test_a_device_that_is_none():
+    with pytest.raises(ValueError, match="device: one of .*cpu.*cuda.* is required; got 'gpu'"):
+        fr.LSTM(2, 3, device="gpu")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_layer_too_large_for_shared_memory_is_refused(dtype, gpu):
+    most = loop.largest_hidden_size(build("lstm"), np.dtype(dtype).itemsize)
+    assert loop.block_rows(build("lstm"), most, 1, np.dtype(dtype).itemsize) == 1
+    with pytest.raises(ValueError, match=f"hidden_size: at most {most} units .*got {most + 1}"):
+        fr.LSTM(2, most + 1, dtype=dtype, device="cuda")
+
+
+def test_too_little_memory_is_said_before_anything_is_begun(gpu, monkeypatch):
+    _, device = on_both(LSTM, num_layers=2)
+    x, state, dy, _ = batch(device)
+    _, _, tape = device.forward(x, state, lengths=LENGTHS)
+    monkeypatch.setattr(target, "free_memory", lambda: 1000)
+    with pytest.raises(MemoryError, match="device: about .* MB .* are required for 7 steps of 5 sequences forward; got 0 MB"):
+        device.forward(x, state, lengths=LENGTHS)
+    with pytest.raises(MemoryError, match="backward"):
+        device.backward(tape, dy)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda net: fr.Model(net, fr.Linear(3, 2), loss=fr.CrossEntropy()),
+        lambda net: fr.Bidirectional(net, fr.LSTM(2, 3, reverse=True)),
+        lambda net: fr.Delayed(net, 2),
+        lambda net: fr.jacobian(net, np.zeros((1, 2)), np.zeros((1, 3))),
+    ],
+    ids=["Model", "Bidirectional", "Delayed", "jacobian"],
+)
+def test_what_is_of_the_cpu_alone_refuses_a_network_on_the_gpu(build, gpu):
+    with pytest.raises(ValueError, match="device='cpu' is required here; got one with device='cuda'"):
+        build(fr.LSTM(2, 3, device="cuda"))
+
+
+@pytest.mark.parametrize("edge", [1, 4])
+@pytest.mark.parametrize("M, K, N", [(1, 1, 1), (17, 16, 5), (70, 3, 65), (5, 33, 64), (0, 3, 2)])
+def test_products(M, K, N, edge, gpu, monkeypatch):
+    monkeypatch.setattr(product, "EDGE", edge)
+    monkeypatch.setattr(product, "PART", 32)
+    rng, device = np.random.default_rng(0), _device.device("cuda")
+    put = device.put
+    a, b, start = rng.normal(size=(1, M, K + 2)), rng.normal(size=(2, K, N)), rng.normal(size=(2, N + 3))
+    c = device.empty((2, M, N + 3), np.float64)
+    product.product(put(a), 2, put(b), put(start), c, 1, N + 1)
+    want = np.tile(start[:, None], (1, M, 1))
+    want[:, :, 1 : N + 1] += a[..., 2:] @ b
+    assert_alike(c, want)
+    wide = rng.normal(size=(2, M, N + 3))
+    assert_alike(product.product_transposed(put(a), put(wide), 3, N, device.empty), np.swapaxes(a, 1, 2) @ wide[..., 3:])
