@@ -2,11 +2,13 @@
 
     python benchmarks/gpu.py [--out FILE] [--only PART ...]
 
-Needs a CUDA device, Numba, CuPy, and for the comparison PyTorch. Three parts, in this order:
+Needs a CUDA device, Numba, CuPy, and for the comparison PyTorch. Four parts, in this order:
 
-values     every cell on fresh random inputs, both directions, ragged lengths, against the CPU in float64;
-sanitize   twelve shapes under compute-sanitizer: memcheck, racecheck, initcheck, synccheck;
-times      one layer, T = 512, forward and forward + backward, by device events: medians of fastrnn and of PyTorch's cuDNN.
+values     every cell on fresh random inputs, both directions, ragged lengths; models and ensembles after some updates, and what they
+           generate; all against the CPU in float64;
+sanitize   fourteen shapes under compute-sanitizer: memcheck, racecheck, initcheck, synccheck;
+times      one layer, T = 512, forward and forward + backward, by device events: medians of fastrnn and of PyTorch's cuDNN;
+ensembles  an update of 1 to 4 096 members, lstm(64), beside PyTorch one model after another and torch.func's vmap over members.
 
 Every result is a JSON line in FILE (results/gpu.jsonl), after one that says what machine it was. The status is 1 where a value is
 wrong or the sanitizer found something.
@@ -18,6 +20,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +37,8 @@ TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 SIZES, BATCHES, STEPS = (32, 64, 96, 128, 160, 192, 256, 384, 512, 1024), (1, 8, 64, 256), 512
 TOLERANCES = {"float32": 2e-5, "float64": 1e-12}  # of what is largest in an array
 REPEATS = 10
+TRAINED, SYMBOLS = ("model", "ensemble", "forced", "generated"), 20
+MEMBERS, UNITS, LENGTH, ROWS, UPDATES = (1, 4, 16, 64, 256, 1000, 4096), 64, 100, 16, 4  # of the ensembles
 
 
 def main() -> int:
@@ -74,7 +79,36 @@ def values(keep) -> int:
                 error = difference(name, options, dtype, hidden, T=40, B=9, D=7)
                 worst |= error > limit
                 keep({"values": name, "options": options, "dtype": dtype, "H": hidden, "error": error, "right": error <= limit})
+    for kind in TRAINED:
+        error = trained(kind)
+        worst |= error > TOLERANCES["float64"]
+        keep({"values": kind, "dtype": "float64", "error": error, "right": error <= TOLERANCES["float64"]})
     return worst
+
+
+def model(device: str, dtype: str, hidden: int) -> fr.Model:
+    options = {"device": device, "dtype": dtype}
+    layers = fr.Embedding(SYMBOLS, 16, **options), fr.LSTM(16, hidden, **options), fr.Linear(hidden, SYMBOLS, **options)
+    return fr.Model(*layers, loss=fr.CrossEntropy(), readout="every")
+
+
+def trained(kind: str, T: int = 30, B: int = 8, hidden: int = 24) -> float:
+    """The largest difference of any parameter, or logit, between the devices, by the largest of all."""
+    rng, found = np.random.default_rng(), []
+    (x, target), lengths = rng.integers(0, SYMBOLS, (2, T, B)), rng.integers(1, T + 1, B)
+    forcing = fr.ScheduledSampling(0.5, feed="probabilities") if kind == "forced" else None
+    for device in ("cpu", "cuda"):
+        own = model(device, "float64", hidden)
+        if kind == "ensemble":
+            own = fr.Ensemble(own, members=5)
+        if kind == "generated":
+            outputs = own.generate(x[:2], T, temperature=0).outputs
+            found.append(own.device.get(outputs))
+            continue
+        fr.fit(own, (x, target, lengths), epochs=5, optimizer=fr.Adam(0.01, clip_norm=1.0), forcing=forcing)
+        one = own.members[0] if kind == "ensemble" else own
+        found.append(one.device.get(own.params.flat))
+    return float(np.abs(found[1] - found[0]).max() / np.abs(found[0]).max())
 
 
 def difference(name: str, options: dict, dtype: str, hidden: int, T: int, B: int, D: int) -> float:
@@ -183,7 +217,76 @@ def cudnn(kind: str, hidden: int, batch: int) -> dict:
     return found
 
 
-PARTS = {"values": values, "sanitize": sanitize, "times": times}
+# Ensembles ----------------------------------------------------------------------------------------------------------
+
+
+def ensembles(keep) -> int:
+    """Milliseconds of an update, of all members together."""
+    for members in MEMBERS:
+        record = {"ensembles": "lstm", "H": UNITS, "T": LENGTH, "B": ROWS, "members": members, "fastrnn": our_update(members)}
+        if torch is not None:
+            record |= {"loop": members * torch_update(), "vmap": vmap_update(members)}
+        keep(record)
+    return 0
+
+
+def wall(call) -> float:
+    """Milliseconds on the clock, the device waited for: the median of several calls, warmed up."""
+    wait, measured = target.arrays().cuda.Device().synchronize, []
+    for k in range(REPEATS + 2):
+        wait()
+        begin = time.perf_counter()
+        call()
+        wait()
+        if k >= 2:
+            measured.append(1e3 * (time.perf_counter() - begin))
+    return float(np.median(measured))
+
+
+def our_update(members: int) -> float:
+    layers = fr.LSTM(2, UNITS, device="cuda"), fr.Linear(UNITS, 2, device="cuda")
+    ensemble = fr.Ensemble(fr.Model(*layers, loss=fr.CrossEntropy()), members=members)
+    rng = np.random.default_rng(0)
+    data = rng.standard_normal((LENGTH, ROWS, 2), np.float32), rng.integers(0, 2, ROWS)
+    return wall(lambda: fr.fit(ensemble, data, epochs=UPDATES, optimizer=fr.Adam(1e-3))) / UPDATES
+
+
+def torch_update() -> float:
+    net, top = torch.nn.LSTM(2, UNITS).cuda(), torch.nn.Linear(UNITS, 2).cuda()
+    parameters = [*net.parameters(), *top.parameters()]
+    adam = torch.optim.Adam(parameters, 1e-3, fused=True)
+    x, y = torch.randn(LENGTH, ROWS, 2, device="cuda"), torch.randint(0, 2, (ROWS,), device="cuda")
+
+    def update():
+        adam.zero_grad()
+        torch.nn.functional.cross_entropy(top(net(x)[1][0][0]), y).backward()
+        adam.step()
+
+    return wall(update)
+
+
+def vmap_update(members: int):
+    """Gradients alone of a cell written out, as vmap knows no cuDNN; the reason where it does not work."""
+
+    def loss(w, u, b, v, x, y):
+        h, c = torch.zeros(ROWS, UNITS, device="cuda"), torch.zeros(ROWS, UNITS, device="cuda")
+        for step in x:
+            i, f, g, o = (step @ w + h @ u + b).chunk(4, dim=-1)
+            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+            h = o.sigmoid() * c.tanh()
+        return torch.nn.functional.cross_entropy(h @ v, y)
+
+    shapes = (2, 4 * UNITS), (UNITS, 4 * UNITS), (4 * UNITS,), (UNITS, 2)
+    weights = [0.1 * torch.randn(members, *shape, device="cuda") for shape in shapes]
+    x, y = torch.randn(LENGTH, ROWS, 2, device="cuda"), torch.randint(0, 2, (ROWS,), device="cuda")
+    gradient = torch.func.vmap(torch.func.grad(loss, argnums=(0, 1, 2, 3)), in_dims=(0, 0, 0, 0, None, None))
+    try:
+        return wall(lambda: gradient(*weights, x, y))
+    except RuntimeError as error:  # out of memory, above all
+        return f"{type(error).__name__}: {str(error).splitlines()[0]}"
+
+
+PARTS = {"values": values, "sanitize": sanitize, "times": times, "ensembles": ensembles}
 
 if __name__ == "__main__":
     sys.exit(main())

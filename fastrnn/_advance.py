@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import _check
+from . import _check, _device
 from ._course import Course, NonFiniteError, first_non_finite
 from ._members import Members
 from ._params import Params
@@ -36,7 +36,7 @@ class Alone:
         self.model, self.backup = model, np.empty_like(model.params.flat)
 
     def warm_up(self, course: Course) -> None:
-        toy = Params({"toy": (1,)}, self.model.params.dtype)
+        toy = Params({"toy": (1,)}, self.model.params.dtype, np.zeros_like(self.model.params.flat, shape=1))
         course.optimizer.update(toy, toy.like(), course.optimizer.init(toy))
 
     def groups(self, courses: list[Course], batches: list) -> list[list[int]]:
@@ -88,8 +88,9 @@ class Together:
         self._step_bytes = sum(part.step_bytes(1, layer.dtype) for layer in recurrent for part in layer._layers)
 
     def warm_up(self, course: Course) -> None:
-        toy = Params({"toy": (1,)}, self.model.dtype, np.zeros((1, 1), self.model.dtype))
-        moments = {name: np.zeros((1, 1), self.model.dtype) for name in self.moments}
+        zero = np.zeros_like(self.ensemble.params.flat, shape=(1, 1))
+        toy = Params({"toy": (1,)}, self.model.dtype, zero)
+        moments = {name: zero.copy() for name in self.moments}
         update_members([course.optimizer], toy, np.zeros(1, np.int64), toy.like(), moments, [0])
 
     def members(self, rows: np.ndarray) -> Members:
@@ -129,7 +130,7 @@ class Together:
         state, bptt = None, courses[0].bptt or Full()
         if courses[0].carried is not None:
             layers = zip(*(course.carried for course in courses))
-            state = tuple([np.stack(parts) for parts in zip(*layer)] for layer in layers)
+            state = tuple([self.model.device.put(np.stack(parts)) for parts in zip(*layer)] for layer in layers)
         for item in bptt.passes(members, self._stacked(batches), state, rngs):
             yield Work(item.loss.tolist(), item.weight.tolist(), item.grads, item.state)
 
@@ -157,7 +158,7 @@ class Together:
                     raise ValueError(f'target: shape ({wanted}, ...) is required with readout="every"; got {batch.target.shape}')
         target = _joined([batch.target for batch in batches], first.target.dtype, shared=False)
         weights = None if first.weights is None else np.stack([batch.weights for batch in batches])
-        return Batch(x, target, lengths, weights)
+        return Batch(x if self._embedding else self.model.device.put(x), target, lengths, weights)
 
     def _features(self) -> tuple:
         """The shape of x (T, B, ...) behind its first two axes."""
@@ -169,12 +170,13 @@ class Together:
     def update(self, courses: list[Course], places: list[int], work: Work) -> list[Info | NonFiniteError]:
         """One update of each; what keeps it from being made where it cannot."""
         rows, params, grads = np.array([course.member for course in courses]), self.ensemble.params, work.grads
+        put = self.model.device.put
         if len(places) < len(grads.flat):
-            grads = Params(grads.shapes, grads.dtype, grads.flat[places])
-        backup = params.flat[rows]
+            grads = Params(grads.shapes, grads.dtype, grads.flat[put(np.array(places))])
+        backup = params.flat[put(rows)]
         steps = [course.moments.step for course in courses]
         result = update_members([course.optimizer for course in courses], params, rows, grads, self.moments, steps)
-        overflown = ~np.isfinite(params.flat[rows]).all(axis=1)
+        overflown = _device.host(~np.isfinite(params.flat[put(rows)]).all(axis=1))
         for e, course in enumerate(courses):
             if result[e] is None:
                 result[e] = course.non_finite("the gradient", first_non_finite(_member(grads, e)))

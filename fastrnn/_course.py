@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from . import _check, io
+from . import _check, _device, io
 from ._interrupts import Shield
 from ._params import Params
 from ._source import Source
@@ -308,7 +308,7 @@ def _described(thing) -> str:
 def _check_like(name: str, value, array: np.ndarray) -> np.ndarray:
     if value.shape != array.shape or value.dtype != array.dtype:
         raise ValueError(f"{name} has shape {value.shape} and dtype {value.dtype}, not {array.shape} and {array.dtype}")
-    return value
+    return _device.of(array).put(value)
 
 
 def first_non_finite(params: Params) -> str:

@@ -59,6 +59,16 @@ class Device(NamedTuple):
 CPU = Device("cpu", np, _memory.empty, _memory.zeros)
 
 
+def of(array) -> Device:
+    """Where an array is."""
+    return _cuda() if hasattr(array, "__cuda_array_interface__") else CPU
+
+
+def host(array):
+    """`array` as NumPy can take it."""
+    return array.get() if hasattr(array, "__cuda_array_interface__") else array
+
+
 def require_cpu(name: str, layer) -> None:
     """Refuse a layer on a GPU where everything is computed on the CPU."""
     where = getattr(layer, "device", CPU).name
@@ -74,5 +84,11 @@ def device(name: str) -> Device:
     from .kernels.cuda import target  # a tenth of a second, which those who have no GPU need not wait
 
     target.require()
+    return _cuda()
+
+
+def _cuda() -> Device:
+    from .kernels.cuda import target
+
     xp = target.arrays()
     return Device("cuda", xp, xp.empty, xp.zeros)

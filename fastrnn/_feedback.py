@@ -4,11 +4,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import _check
+from . import _check, _device
 from ._params import Params
 from .diagnose import jacobian
 from .forcing import Forcing, GeneralizedForcing, ScheduledSampling, TeacherForcing, uniforms
-from .kernels.cpu.closed import OUTPUT, PROBABILITIES, SYMBOL, Feedback
+from .kernels._feedback import OUTPUT, PROBABILITIES, SYMBOL, Feedback
 from .layers._chain import Chain
 from .layers._layer import Rows
 from .layers.feedforward import Linear
@@ -99,7 +99,7 @@ def _pull(model, forcing: GeneralizedForcing, x, target, lengths) -> Pull | None
     (T, B), O = x.shape[:2], above[0].output_size
     target = np.asarray(target)
     target = _check.array("target", target[:, :, None] if target.ndim == 2 and O == 1 else target, (T, B, O), "float64")
-    weight, bias = (above[0].params[name].astype(np.float64) for name in ("weight", "bias"))
+    weight, bias = (_device.host(above[0].params[name]).astype(np.float64) for name in ("weight", "bias"))
     goal = ((target - bias) @ np.linalg.pinv(weight).T).astype(model.dtype)
     alpha = _adapted(model, last, x, goal, lengths, forcing.points) if forcing.alpha == "adaptive" else forcing.alpha
     return Pull(goal, np.full(x.shape[0], alpha, model.dtype))
@@ -125,13 +125,14 @@ def _adapted(model, last: int, x, goal, lengths, points: int) -> float:
 
 def feedback(chain: Chain, drawn: Drawn, x, tokens, top_k: int | None = None, top_p: float = 1.0):
     """A function that makes the kernel's Feedback from the array that the output will stand in."""
-    B, O, dtype = x.shape[1], chain.output_size, x.dtype
-    table = np.empty((0, 0), dtype) if chain.embedding is None else chain.embedding.params["weight"]
-    work, rank = np.empty((B, 2, O)), np.empty((B, O), np.int64)
+    B, O, dtype, device = x.shape[1], chain.output_size, x.dtype, _device.of(x)
+    table = device.empty((0, 0), dtype) if chain.embedding is None else chain.embedding.params["weight"]
+    work, rank = device.empty((B, 2, O), np.float64), device.empty((B, O), np.int64)
+    own, uniform, tokens = device.put(drawn.own), device.put(drawn.uniform), device.put(tokens)
 
     def make(output):
         return Feedback(
-            drawn.kind, drawn.own, x, output, table, tokens, drawn.uniform, work, rank, float(drawn.temperature), top_k or O, float(top_p)
+            drawn.kind, own, x, output, table, tokens, uniform, work, rank, float(drawn.temperature), top_k or O, float(top_p)
         )  # fmt: skip
 
     return make
@@ -140,9 +141,10 @@ def feedback(chain: Chain, drawn: Drawn, x, tokens, top_k: int | None = None, to
 def enter(chain: Chain, x) -> tuple[np.ndarray, np.ndarray]:
     """(input of the first link, a copy that may be written; the symbols, where there are any)."""
     if chain.embedding is None:
-        return np.array(x), np.zeros(x.shape[:2], np.int64)
+        return x.copy(), np.zeros(x.shape[:2], np.int64)
     tokens = np.array(_check.integers("x", x, ("T", "B"), 0, chain.embedding.num_symbols - 1))
-    return np.ascontiguousarray(chain.embedding.params["weight"][tokens]), tokens
+    device = chain.embedding.device
+    return device.xp.ascontiguousarray(chain.embedding.params["weight"][device.put(tokens)]), tokens
 
 
 def forward(model, x, lengths, states, rng, drawn: Drawn) -> tuple:
@@ -171,7 +173,7 @@ def backward(model, trace, dy, sections: list[np.ndarray], clip) -> tuple[tuple,
     if chain.embedding is not None:  # a mean of rows has added to dtable; what entered as a symbol is looked up
         _, grads = chain.embedding.backward(loop.feedback.tokens, np.where(loop.feedback.own[:, :, None], dx.dtype.type(0), dx))
         sections[0] += grads.flat
-        own[0]["weight"] += dtable
+        own[0]["weight"][...] += dtable
     clipped = []
     for k, layer in enumerate(model.layers):
         if isinstance(layer, Recurrent):

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from . import _device
+from ._device import Device
 from ._params import At, Params
 from .data.batches import Batch
 from .layers._layer import Rows
@@ -43,7 +45,7 @@ class Members:
     """Members `rows` of the models whose parameters are `params` (M, n) and whose fixed ones are `constants`, one Params (M, .) a layer."""
 
     def __init__(self, model, params: Params, constants: list, rows: np.ndarray):
-        self.model, self.readout, self.rows, self._whole = model, model.readout, rows, params
+        self.model, self.readout, self.rows, self._whole, self.device = model, model.readout, rows, params, model.device
         self._together = slice(rows[0], rows[-1] + 1) if len(rows) == rows[-1] + 1 - rows[0] else None
         self.layers = [_with_constants(layer, own, rows) for layer, own in zip(model.layers, constants)]
         self._recurrent = [layer for layer in self.layers if isinstance(layer, Recurrent)]
@@ -53,7 +55,7 @@ class Members:
     def _refresh(self) -> None:
         """Take up the parameters as they are now: a view where the rows are neighbours, copies otherwise."""
         if self._together is None or self.params is None:
-            flat = self._whole.flat[self.rows if self._together is None else self._together]
+            flat = self._whole.flat[self.device.put(self.rows) if self._together is None else self._together]
             self.params = Params(self._whole.shapes, self._whole.dtype, flat)
 
     # What bptt works with
@@ -74,7 +76,7 @@ class Members:
         """A mask (E, B, H), or None, a (layer, direction)."""
         if rngs is None:
             return [None] * len(layer._directions)
-        return _stacked([layer.draw_masks(B, rng) for rng in rngs])
+        return _stacked(self.device, [layer.draw_masks(B, rng) for rng in rngs])
 
     def _read(self, x, lengths, state, rngs, masks):
         """(sum of the last recurrent layer's outputs over each sequence's valid steps, state), nothing kept."""
@@ -140,7 +142,7 @@ class Members:
             state = self._start(k, layer, B)
         between = [None] * layer.num_layers
         if rngs is not None and layer.dropout:
-            between = _stacked([layer.draw_between((T, B), rng) for rng in rngs])
+            between = _stacked(self.device, [layer.draw_between((T, B), rng) for rng in rngs])
         tape = Tape(layer, rows, T, learned)
         segment = max(rows.steps, 1) if record else None
         y, final, tape.layers = layer.run(Section(self.params, k), x, rows, state, Masks(masks, between), segment)
@@ -150,7 +152,7 @@ class Members:
     def _start(self, k: int, layer: Recurrent, B: int) -> list[np.ndarray]:
         """The state (E, S, B, H) that enters each (layer, direction) where none is given."""
         E, S, H, section = len(self.rows), len(layer.cell.states), layer.hidden_size, Section(self.params, k)
-        states = [np.zeros((E, S, B, H), layer.dtype) for _ in layer._directions]
+        states = [self.device.zeros((E, S, B, H), layer.dtype) for _ in layer._directions]
         if layer.initial_state == "learned":
             for state, suffix in zip(states, layer._suffixes):
                 for i, name in enumerate(layer.cell.states):
@@ -169,7 +171,7 @@ class Members:
             return layer.run(Section(self.params, k), tokens).reshape(E, *layer._shape(x)[1:]), tokens
         if rngs is None or layer.rate == 0.0:
             return x, None
-        mask = np.stack([dropout_mask(rng, x.shape[1:], layer.rate, x.dtype) for rng in rngs])
+        mask = self.device.put(np.stack([dropout_mask(rng, x.shape[1:], layer.rate, x.dtype) for rng in rngs]))
         return x * mask, mask
 
     def _flat_back(self, k: int, layer, tape, dy, grads: Params):
@@ -177,11 +179,12 @@ class Members:
         section = Section(grads, k)
         if isinstance(layer, Linear):
             rows, y = tape
-            dx = layer.run_back(Section(self.params, k), rows, y, np.ascontiguousarray(dy).reshape(y.shape), section)
+            dy = self.device.xp.ascontiguousarray(dy)
+            dx = layer.run_back(Section(self.params, k), rows, y, dy.reshape(y.shape), section)
             return dx.reshape(*dy.shape[:-1], layer.input_size)
         if isinstance(layer, Embedding):
-            found = Params(layer.params.shapes, layer.dtype, np.zeros((len(dy), layer.params.flat.size), layer.dtype))
-            layer.run_back(tape, np.ascontiguousarray(dy).reshape(len(dy), -1, layer.dimension), found)
+            found = Params(layer.params.shapes, layer.dtype, self.device.zeros((len(dy), layer.params.flat.size), layer.dtype))
+            layer.run_back(tape, self.device.xp.ascontiguousarray(dy).reshape(len(dy), -1, layer.dimension), found)
             section.at("weight").part(slice(0, found.flat.shape[1]))[...] += found.flat  # summed apart, as a model alone does it
             return None
         return dy if tape is None else dy * tape
@@ -195,13 +198,13 @@ class Members:
         if self.readout == "last" and finals:
             layer, ends = self._recurrent[-1], finals[-1]
             h = [end[:, 0] for end in ends[-layer.num_directions :]]
-            return np.ascontiguousarray(h[0] if len(h) == 1 else merged(layer.merge, *h)), y.shape, lengths
+            return self.device.xp.ascontiguousarray(h[0] if len(h) == 1 else merged(layer.merge, *h)), y.shape, lengths
         if self.readout == "last":
             return _last_valid(y, lengths), y.shape, lengths
         total, counted = _valid_sum(y, lengths), lengths
         if head is not None:
             total, counted = total + head[0], lengths + head[1]
-        return total / np.maximum(counted, 1).astype(y.dtype)[..., None], y.shape, counted
+        return total / self.device.put(np.maximum(counted, 1).astype(y.dtype))[..., None], y.shape, counted
 
     def _unpool(self, trace: Trace, dy, dstates):
         """The inverse of `_pool` for gradients: what flows into every step, and into the final state."""
@@ -221,9 +224,9 @@ class Members:
             return None, dstates[:-1] + [top if given is None else [a + b for a, b in zip(given, top)]]
         if self.readout == "last":
             at = np.arange(T)[:, None] == np.where(lengths > 0, lengths - 1, T)[:, None, :]
-            return at.astype(dy.dtype)[..., None] * dy[:, None], dstates
+            return self.device.put(at.astype(dy.dtype))[..., None] * dy[:, None], dstates
         share = (np.arange(T)[:, None] < lengths[:, None, :]) / np.maximum(trace.counted, 1)[:, None]
-        return share.astype(dy.dtype)[..., None] * dy[:, None], dstates
+        return self.device.put(share.astype(dy.dtype))[..., None] * dy[:, None], dstates
 
 
 def _with_constants(layer, own, rows: np.ndarray):
@@ -231,26 +234,29 @@ def _with_constants(layer, own, rows: np.ndarray):
     if not isinstance(layer, Recurrent) or not own.flat.size:
         return layer
     layer = copy.copy(layer)
-    layer.constants = Params(own.shapes, own.dtype, own.flat[rows])
+    layer.constants = Params(own.shapes, own.dtype, own.flat[layer.device.put(rows)])
     return layer
 
 
-def _stacked(drawn: list[list]) -> list:
+def _stacked(device: Device, drawn: list[list]) -> list:
     """One list of masks (or None) a member as one list of masks with a member axis."""
-    return [None if masks[0] is None else np.stack(masks) for masks in zip(*drawn)]
+    return [None if masks[0] is None else device.put(np.stack(masks)) for masks in zip(*drawn)]
 
 
 def _valid_sum(y: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Sum of y (E, T, B, F) over each sequence's valid steps, in the order of time."""
-    total = np.zeros((y.shape[0], *y.shape[2:]), y.dtype)
+    device = _device.of(y)
+    total, ends = device.zeros((y.shape[0], *y.shape[2:]), y.dtype), device.put(lengths)[..., None]
     for t in range(y.shape[1]):
-        total += np.where((t < lengths)[..., None], y[:, t], 0)
+        total += np.where(t < ends, y[:, t], y.dtype.type(0))
     return total
 
 
 def _last_valid(y: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """y at each sequence's last valid step; 0 where there is none."""
+    device = _device.of(y)
     if y.shape[1] == 0:
-        return np.zeros((y.shape[0], *y.shape[2:]), y.dtype)
-    last = np.take_along_axis(y, np.maximum(lengths - 1, 0)[:, None, :, None], axis=1)[:, 0]
-    return np.where((lengths > 0)[..., None], last, 0)
+        return device.zeros((y.shape[0], *y.shape[2:]), y.dtype)
+    ends = device.put(lengths)
+    last = np.take_along_axis(y, np.maximum(ends - 1, 0)[:, None, :, None], axis=1)[:, 0]
+    return np.where((ends > 0)[..., None], last, y.dtype.type(0))

@@ -93,10 +93,13 @@ class Params(Mapping):
         """One buffer for several groups, names prefixed ``group.name``; and each group as views of that buffer."""
         dtype = np.result_type(*(group.dtype for group in groups.values() if len(group)))
         shapes = {f"{key}.{name}": shape for key, group in groups.items() for name, shape in group.shapes.items()}
-        whole, parts, start = Params(shapes, dtype), {}, 0
+        like = next((group.flat for group in groups.values() if len(group)), np.empty(0, dtype))  # on whose device they all are
+        flat = np.zeros_like(like, dtype, shape=sum(group.flat.size for group in groups.values()))
+        whole, parts, start = Params(shapes, dtype, flat), {}, 0
         for key, group in groups.items():
             stop = start + group.flat.size
-            whole.flat[start:stop] = group.flat
+            if len(group):
+                whole.flat[start:stop] = group.flat
             parts[key] = Params(group.shapes, dtype, whole.flat[start:stop])
             start = stop
         return whole, parts

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import _check
+from . import _check, _device
 from ._feedback import Drawn
 from ._params import Params
 from .data.batches import Batch
@@ -172,7 +172,8 @@ class Truncated:
         head, middle = model._read(batch.x, before, state, rng, masks)
         steps = int((lengths - before).max(initial=0))
         rows = np.minimum(before[..., None, :] + np.arange(steps)[:, None], max(T - 1, 0))
-        tail = np.take_along_axis(batch.x, rows.reshape(rows.shape + (1,) * (batch.x.ndim - rows.ndim)), axis=time)
+        places = _device.of(batch.x).put(rows.reshape(rows.shape + (1,) * (batch.x.ndim - rows.ndim)))
+        tail = np.take_along_axis(batch.x, places, axis=time)
         prediction, trace, state = model._forward(tail, lengths - before, middle, rng, masks=masks, head=(head, before))
         loss, dy, weight = model._measure(prediction, batch)
         grads = model.params.like()

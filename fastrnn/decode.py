@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import _check, _feedback
+from . import _check, _device, _feedback
 from .forcing import uniforms
-from .kernels.cpu.closed import SYMBOL
+from .kernels._feedback import SYMBOL
 from .layers._layer import Rows
 
 
@@ -72,11 +72,13 @@ def generate(model, prefix, steps, *, lengths=None, inputs=None, state=None, tem
     drawn = _feedback.Drawn(
         _feedback.KINDS[feed], np.ones((1, B), bool), uniforms(_check.integer("seed", seed, 0, 2**64 - 1), steps, B), temperature
     )
-    symbols = np.full((steps, B), -1, np.int64)
-    outputs, ends = np.zeros((steps, B, O), model.dtype), np.full(B, steps, np.int64)
+    put, get = model.device.put, model.device.get
+    symbols, ends = put(np.full((steps, B), -1, np.int64)), put(np.full(B, steps, np.int64))
+    outputs = model.device.zeros((steps, B, O), model.dtype)
     chain.generate(x, entered, _feedback.feedback(chain, drawn, x, symbols, top_k, top_p), outputs, inputs, stop, ends)
+    symbols, ends = get(symbols), get(ends)
     if drawn.kind == SYMBOL and not np.isfinite(outputs).all():
-        step, b = np.argwhere(~np.isfinite(outputs).all(axis=2))[0]
+        step, b = np.argwhere(~np.isfinite(_device.host(outputs)).all(axis=2))[0]
         raise FloatingPointError(f"generate: step {step} of sequence {b}: the logits are not finite. Check the model's parameters")
     return Generated(outputs, symbols if drawn.kind == SYMBOL else None, ends, chain.finals(entered))
 
@@ -95,8 +97,11 @@ def beam_search(model, prefix, steps, width, *, lengths=None, state=None, stop=N
     x, tokens, entered = np.repeat(x, width, axis=1), np.zeros((1, B * width), np.int64), [np.repeat(s, width, axis=2) for s in entered]
     drawn = _feedback.Drawn(SYMBOL, np.ones((1, B * width), bool), np.zeros((1, B * width)), 0.0)
     scores = np.where(np.arange(width) == 0, 0.0, -np.inf) + np.zeros((B, 1))
-    parents, symbols = np.zeros((steps, B, width), np.int64), np.full((steps, B, width), -1, np.int64)
+    put, get = model.device.put, model.device.get
+    parents, symbols = put(np.zeros((steps, B, width), np.int64)), put(np.full((steps, B, width), -1, np.int64))
+    scores = put(scores)
     chain.beam_search(x, entered, _feedback.feedback(chain, drawn, x, tokens), width, stop, scores, parents, symbols)
+    scores, parents, symbols = get(scores), get(parents), get(symbols)
     if np.isnan(scores).any():
         raise FloatingPointError("beam_search: the logits are not finite. Check the model's parameters")
     symbols = _trace_back(parents, symbols, scores)
@@ -123,7 +128,7 @@ def _read(model, prefix, lengths, state):
     if (lengths < 1).any() or T == 0:
         raise ValueError(f"prefix: at least one step is required of every sequence; got lengths {lengths.tolist()[:8]}, {T} steps")
     _, _, states = model._forward(prefix, lengths - 1, state, None, record=False)
-    x, tokens = _feedback.enter(model._chain, np.take_along_axis(prefix, _last(lengths, prefix.ndim), axis=0))
+    x, tokens = _feedback.enter(model._chain, np.take_along_axis(prefix, _device.of(prefix).put(_last(lengths, prefix.ndim)), axis=0))
     entered, _ = model._chain.states(states, Rows.of(np.ones((1, B), np.int64)))
     return x, tokens, entered
 
@@ -135,7 +140,7 @@ def _other_inputs(model, inputs, steps: int, B: int) -> np.ndarray:
     if inputs is None and others:
         raise ValueError(f"inputs: shape ({steps - 1}, {B}, {others}) is required, what enters beside the outputs; got None")
     inputs = np.empty((steps - 1, B, 0)) if inputs is None else inputs
-    return _check.array("inputs", inputs, (steps - 1, B, others), model.dtype, meaning="(steps after the first, batch, other inputs)")
+    return model.device.array("inputs", inputs, (steps - 1, B, others), model.dtype, meaning="(steps after the first, batch, other inputs)")
 
 
 def _last(lengths: np.ndarray, ndim: int) -> np.ndarray:

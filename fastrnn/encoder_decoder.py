@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from . import _check, _feedback
+from . import _check, _device, _feedback
 from ._params import Params
 from .bptt import Full, Pass
 from .cells import Cell
@@ -68,6 +68,7 @@ class EncoderDecoder:
         self.loss = _LabelSequences()
         for name, model in (("encoder", self.encoder), ("decoder", self.decoder)):
             for layer in model._recurrent:
+                _device.require_cpu(name, layer)
                 if not isinstance(layer, Recurrent) or layer.bidirectional:
                     raise ValueError(f"{name}: Recurrent layers of one direction are required (reverse=True reads backwards)")
         if not isinstance(encoder[-1], Recurrent):

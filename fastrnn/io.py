@@ -28,6 +28,8 @@ from typing import Any
 
 import numpy as np
 
+from . import _device
+
 MAGIC = b"\x89fastrnn\r\n\x1a\n"
 FORMAT = 1
 DTYPES = ("float32", "float64", "int64")
@@ -73,7 +75,7 @@ def write(path, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> 
     """
     values, entries, offset = [], [], 0
     for name, array in arrays.items():
-        value = np.asarray(array)
+        value = np.asarray(_device.host(array))
         if value.dtype.name not in DTYPES:
             raise TypeError(f"arrays: {', '.join(DTYPES)} can be stored; got dtype {value.dtype} for {name!r}")
         if value.ndim > _RANK_LIMIT:
@@ -386,6 +388,7 @@ def load_checkpoint(path):
 
 def _pack(tree, arrays: dict[str, np.ndarray], name: str):
     """`tree` as JSON, each array moved to `arrays` and each value that JSON lacks wrapped in a one-entry object."""
+    tree = _device.host(tree)
     if isinstance(tree, np.ndarray):
         arrays[name] = tree
         return {"array": name}

@@ -5,14 +5,13 @@ weight 0 is never read. Arithmetic is float64 whatever the prediction's type, in
 on the other rows through the total weight alone; the gradient is rounded once, to the prediction's type.
 """
 
-import math
 from abc import ABC, abstractmethod
 
 import numpy as np
 
-from . import _check, _extent
+from . import _check, _device, _extent
 from ._jit import kernel
-from ._math import exp
+from .kernels import _loss
 
 
 class Loss(ABC):
@@ -62,6 +61,10 @@ class Loss(ABC):
         ValueError, TypeError
             For wrong shapes and types, targets out of range, and weights that are negative or not finite.
         """
+        if _device.of(prediction).name != "cpu":
+            weights = row_weights(prediction.shape[:-1], lengths, weights)
+            values, gradient, totals = self._elsewhere(prediction, target, weights[None])
+            return float(values[0]), gradient, float(totals[0])
         prediction, target, weights = self._checked(prediction, target, lengths, weights)
         gradient, total = np.zeros_like(prediction), float(weights.sum())
         value = self._mean(_rows(prediction), target, weights, total, _rows(gradient)) if total else 0.0
@@ -79,6 +82,8 @@ class Loss(ABC):
         if len(shape) > 1 and lengths is not None:
             counts *= np.arange(shape[0])[:, None] < lengths[:, None, :]
         _check_weights(counts)
+        if _device.of(prediction).name != "cpu":
+            return self._elsewhere(prediction, target, counts.reshape(E, -1))
         rows = _own(self._target(prediction, target, counts.ravel()))
         rows, counts = rows.reshape(E, -1, *rows.shape[1:]), counts.reshape(E, -1)
         values, gradient, totals = np.zeros(E), np.zeros_like(prediction), counts.sum(axis=1)
@@ -88,6 +93,17 @@ class Loss(ABC):
             if total:
                 values[e] = self._mean(predicted[e], rows[e], counts[e], total, sloped[e])
         return values, gradient, totals
+
+    def _elsewhere(self, prediction, target, counts: np.ndarray):
+        """`of_members` on the device of `prediction` (E, ..., O), or of one model; counts (E, N) of the host."""
+        if self.name not in KERNELS:
+            raise ValueError(f"loss: {', '.join(REGISTRY)} are required of a model on a GPU; got {self!r}")
+        from .kernels.cuda.losses import mean
+
+        wanted, totals = self._target(prediction, _device.host(target), counts.ravel()), counts.sum(axis=1)
+        rows = prediction.reshape(*counts.shape, prediction.shape[-1])
+        values, gradient = mean(_device.of(prediction), self.name, rows, wanted, counts, totals)
+        return values, gradient.reshape(prediction.shape), totals
 
     def metrics(self, prediction, target, lengths=None, weights=None) -> dict[str, float]:
         """Other numbers worth knowing, means over the same targets; arguments as in `value_and_gradient`."""
@@ -102,7 +118,7 @@ class Loss(ABC):
 
     def _checked(self, prediction, target, lengths, weights):
         """The three as arrays: (B, O), (T, B, O) or (R, C, B, O); the target's own rows; (N,), 0 where nothing counts."""
-        prediction = checked_prediction(prediction)
+        prediction = checked_prediction(_device.host(prediction))
         weights = row_weights(prediction.shape[:-1], lengths, weights)
         return prediction, _own(self._target(prediction, target, weights)), weights
 
@@ -211,6 +227,7 @@ class MeanSquaredError(Loss):
 
 
 REGISTRY = {kind.__name__: kind for kind in (CrossEntropy, BinaryCrossEntropy, MeanSquaredError)}
+KERNELS = {kind.name for kind in REGISTRY.values()}  # those that there are for other devices
 
 
 def from_config(config: dict, kinds: dict[str, type[Loss]] = REGISTRY) -> Loss:
@@ -291,64 +308,28 @@ def _share(correct: np.ndarray, weights: np.ndarray) -> float:
 @kernel
 def _cross_entropy(prediction, labels, weights, total, gradient, e):
     """labels (N,) int64, in range wherever the weight is not 0; e (O,) float64 is scratch."""
-    N, O = prediction.shape
     value = 0.0
-    for n in range(N):
-        z, dz, label = prediction[n], gradient[n], labels[n]
-        if weights[n] == 0.0:
-            continue
-        top = 0
-        for j in range(1, O):
-            if z[j] > z[top]:
-                top = j
-        largest = np.float64(z[top])
-        for j in range(O):
-            e[j] = exp(np.float64(z[j]) - largest)
-        e[top] = rest = 0.0  # it is 1: kept apart, so that neither log(1 + rest) nor 1 - softmax cancels
-        for j in range(O):
-            rest += e[j]
-        e[top] = 1.0
-        value += weights[n] * ((largest - np.float64(z[label])) + math.log1p(rest))
-        scale = weights[n] / total / (1.0 + rest)
-        for j in range(O):
-            dz[j] = e[j] * scale
-        dz[label] = (-rest if label == top else e[label] - (1.0 + rest)) * scale
+    for n in range(prediction.shape[0]):
+        if weights[n] > 0.0:
+            value += weights[n] * _loss.cross_entropy(prediction[n], labels[n], weights[n] / total, gradient[n], e)
     return value / total
 
 
 @kernel
 def _binary_cross_entropy(prediction, target, weights, total, gradient):
     """target (N, O) float64."""
-    N, O = prediction.shape
     value = 0.0
-    for n in range(N):
-        z, y, dz = prediction[n], target[n], gradient[n]
-        if weights[n] == 0.0:
-            continue
-        scale, row = weights[n] / total / O, 0.0
-        for j in range(O):
-            a = np.float64(z[j])
-            e = exp(-abs(a))
-            row += (max(a, 0.0) - a * y[j]) + math.log1p(e)
-            on, off = (1.0, e) if a > 0.0 else (e, 1.0)  # s(a) and 1 - s(a), both times 1 + e
-            dz[j] = ((1.0 - y[j]) * on - y[j] * off) / (1.0 + e) * scale
-        value += weights[n] * (row / O)
+    for n in range(prediction.shape[0]):
+        if weights[n] > 0.0:
+            value += weights[n] * _loss.binary_cross_entropy(prediction[n], target[n], weights[n] / total, gradient[n])
     return value / total
 
 
 @kernel
 def _mean_squared_error(prediction, target, weights, total, gradient):
     """target (N, O) float64."""
-    N, O = prediction.shape
     value = 0.0
-    for n in range(N):
-        z, y, dz = prediction[n], target[n], gradient[n]
-        if weights[n] == 0.0:
-            continue
-        scale, row = 2.0 * (weights[n] / total) / O, 0.0
-        for j in range(O):
-            difference = np.float64(z[j]) - y[j]
-            row += difference * difference
-            dz[j] = difference * scale
-        value += weights[n] * (row / O)
+    for n in range(prediction.shape[0]):
+        if weights[n] > 0.0:
+            value += weights[n] * _loss.mean_squared_error(prediction[n], target[n], weights[n] / total, gradient[n])
     return value / total

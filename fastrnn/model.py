@@ -16,7 +16,7 @@ from .cells2d import CELLS2D, Cell2D
 from .ctc import CTC
 from .data.batches import Batch
 from .decode import Beams, Generated, beam_search, generate
-from .layers._chain import Chain
+from .layers._chain import Chain, chain
 from .layers._network import Network
 from .layers.bidirectional import Bidirectional
 from .layers.delayed import Delayed
@@ -90,7 +90,7 @@ class Model:
         self._pool_at = max(1 + memory, int(isinstance(layers[0], Embedding)))  # how many layers stand before the readout
         self._check_layers()
         self.own(Params.join({str(k): layer.params for k, layer in enumerate(layers)})[0])
-        self.dtype = self.params.dtype
+        self.dtype, self.device = self.params.dtype, _device.of(self.params.flat)
 
     def __deepcopy__(self, memo) -> "Model":
         new = object.__new__(type(self))
@@ -110,7 +110,6 @@ class Model:
         if self._images and any(isinstance(layer, (Recurrent, Embedding)) for layer in self.layers):
             raise ValueError("layers: Recurrent2D, Linear and Dropout are required of a model of images; got a Recurrent or an Embedding")
         for k, layer in enumerate(self.layers):
-            _device.require_cpu("layers", layer)
             if isinstance(layer, Embedding) and k:
                 raise ValueError(f"layers: an Embedding must be the first layer; got it at place {k}")
             if isinstance(layer, Network) and layer.batch_first:
@@ -121,6 +120,9 @@ class Model:
         dtypes = {layer.dtype.name for layer in self.layers if not isinstance(layer, Dropout)}
         if len(dtypes) != 1:
             raise ValueError(f"layers: one dtype is required for all; got {sorted(dtypes)}")
+        places = {layer.device.name for layer in self.layers if not isinstance(layer, Dropout)}
+        if len(places) != 1:
+            raise ValueError(f"layers: one device is required for all; got {sorted(places)}")
         everyone = [part for layer in self.layers for part in (layer, *getattr(layer, "networks", ()))]
         if len({id(part) for part in everyone}) < len(everyone):
             raise ValueError("layers: each layer may appear once; build a second one for a second place")
@@ -187,7 +189,7 @@ class Model:
             The number of the update, for a forcing that changes with it.
         """
         x, lengths = self._inputs(x, lengths)
-        target = _check.labels("target", target, x.shape[1]) if self.loss.per_sequence else np.asarray(target)
+        target = _check.labels("target", target, x.shape[1]) if self.loss.per_sequence else np.asarray(_device.host(target))
         shape = x.shape[: 3 if self._images else 2]
         if self.readout == "every" and not self.loss.per_sequence and target.shape[: len(shape)] != shape:
             wanted = ", ".join(map(str, shape))
@@ -315,7 +317,7 @@ class Model:
         """x as a contiguous array and lengths as int64. Recurrent layers see to padding themselves; before others it is cleared."""
         first = self.layers[0]
         if isinstance(first, Embedding):
-            x = np.asarray(x)
+            x = np.asarray(_device.host(x))
             rank = 3 if first.group else 2
             if x.ndim != rank:
                 shape = "(T, B)" if rank == 2 else f"(T, B, {first.group})"
@@ -327,7 +329,7 @@ class Model:
         if self._images:
             x = _check.array("x", x, ("R", "C", "B", size), self.dtype, meaning="(rows, columns, images, channels)")
         else:
-            x = _check.array("x", x, ("T", "B", size), self.dtype, meaning="(steps, batch, features)")
+            x = self.device.array("x", x, ("T", "B", size), self.dtype, meaning="(steps, batch, features)")
         lengths = _extent.checked(lengths, x.shape[:-1])
         return (x if isinstance(first, MEMORY) else _cleared(x, lengths)), lengths
 
@@ -390,7 +392,7 @@ class Model:
 
     @cached_property
     def _chain(self) -> Chain:
-        return Chain(self.layers)
+        return chain(self.layers)
 
     def _closed(self, x, lengths, state, rng, drawn):
         """`_forward` where the network's own outputs enter."""
@@ -434,7 +436,7 @@ class Model:
         total = _valid_sum(y, lengths)
         if head is not None:
             total, counted = total + head[0], lengths + head[1]
-        return total / np.maximum(counted, 1).astype(y.dtype)[:, None], y.shape, counted
+        return total / self.device.put(np.maximum(counted, 1).astype(y.dtype))[:, None], y.shape, counted
 
     def _backward(self, trace: Trace, dy, dstates, grads: Params, *, clip=None, begin=0):
         """(dL/d(initial states), what was clipped). Adds to `grads`; with dy None only `dstates` flow in. Back to step `begin`."""
@@ -460,7 +462,8 @@ class Model:
                     clipped.insert(0, g.clipped)
             elif dy is not None:
                 dy, found = layer.backward(trace.tapes[k], dy)
-                own[k] += found.flat
+                if len(found):
+                    own[k] += found.flat
         return tuple(starts), tuple(clipped)
 
     def _sections(self, flat: np.ndarray) -> list[np.ndarray]:
@@ -478,9 +481,9 @@ class Model:
         if self.readout == "last":
             T, at = trace.shape[0], np.arange(trace.shape[0])[:, None]
             chosen = (at == np.where(trace.lengths > 0, trace.lengths - 1, T)).astype(dy.dtype)
-            return chosen[:, :, None] * dy, dstates
+            return self.device.put(chosen)[:, :, None] * dy, dstates
         share = _extent.valid(trace.lengths, trace.shape[:-1]) / np.maximum(trace.counted, 1)
-        return share.astype(dy.dtype)[..., None] * dy, dstates
+        return self.device.put(share.astype(dy.dtype))[..., None] * dy, dstates
 
 
 def _layer(entry: dict, cells: dict[str, Cell]):
@@ -506,18 +509,23 @@ def _cleared(x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     valid = _extent.valid(lengths, x.shape[: 2 if lengths.ndim == 1 else 3])
     if valid.all():
         return x
-    return np.where(valid.reshape(valid.shape + (1,) * (x.ndim - valid.ndim)), x, np.zeros((), x.dtype))
+    valid = _device.of(x).put(valid.reshape(valid.shape + (1,) * (x.ndim - valid.ndim)))
+    return np.where(valid, x, x.dtype.type(0))
 
 
 def _valid_sum(y: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Sum of y (T, B, F) or (R, C, B, F) over each entry's valid steps, in the order of time, whatever else is in the batch."""
-    valid, total = _extent.valid(lengths, y.shape[:-1]).reshape(-1, y.shape[-2]), np.zeros(y.shape[-2:], y.dtype)
-    for t, step in enumerate(y.reshape(-1, *y.shape[-2:])):
-        total += np.where(valid[t][:, None], step, 0)
+    device, steps = _device.of(y), y.reshape(-1, *y.shape[-2:])
+    valid, total = device.put(_extent.valid(lengths, y.shape[:-1]).reshape(-1, y.shape[-2], 1)), device.zeros(y.shape[-2:], y.dtype)
+    for t in range(len(steps)):
+        total += np.where(valid[t], steps[t], y.dtype.type(0))
     return total
 
 
 def _last_valid(y: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """y at each sequence's last valid step; 0 where there is none."""
-    last = np.take_along_axis(y, np.maximum(lengths - 1, 0)[None, :, None], axis=0)[0] if y.shape[0] else np.zeros(y.shape[1:], y.dtype)
-    return np.where((lengths > 0)[:, None], last, 0)
+    device = _device.of(y)
+    if y.shape[0] == 0:
+        return device.zeros(y.shape[1:], y.dtype)
+    last = np.take_along_axis(y, device.put(np.maximum(lengths - 1, 0)[None, :, None]), axis=0)[0]
+    return np.where(device.put((lengths > 0)[:, None]), last, y.dtype.type(0))

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import _check, _threads, schedules
+from . import _check, _device, _threads, schedules
 from ._params import Params
 from .kernels.cpu import updates
 from .schedules import Schedule
@@ -85,10 +85,14 @@ class Optimizer(ABC):
                 f"{_blame(grads, norm)} at update {state.step}; nothing was changed. "
                 "Check the data for NaN, lower learning_rate, or set clip_norm"
             )
-        rate = self._rate(state.step)
-        grad = np.require(grads.flat, requirements=["C", "A", "W"])
+        rate, grad = self._rate(state.step), _own(grads.flat)
         clip, clipped = self._clip(grad, norm)
-        self._apply(params.flat, grad, state.moments, clip, rate, state.step)
+        if _device.of(grad).name == "cpu":
+            self._apply(params.flat, grad, state.moments, clip, rate, state.step)
+        else:
+            first, numbers = np.zeros(1, np.int64), [self._numbers(clip, rate, state.step)]
+            moments = {name: moment[None] for name, moment in state.moments.items()}
+            _sweep(type(self), first, first, params.flat[None], grad[None], moments, np.array(numbers, float))
         return State(state.step + 1, state.moments), Info(norm, clipped, rate)
 
     def _rate(self, step: int) -> float:
@@ -134,7 +138,9 @@ class Optimizer(ABC):
 
     def _check_arguments(self, params: Params, grads: Params, state: State) -> None:
         flat, moments = params.flat, state.moments
-        if not (flat.flags.carray and flat.dtype.name in _check.FLOATS):
+        if type(self) not in MEMBERS and _device.of(flat).name != "cpu":
+            raise ValueError(f"optimizer: {', '.join(REGISTRY)} are required of a model on a GPU; got {type(self).__name__}")
+        if not (flat.flags.c_contiguous and getattr(flat.flags, "carray", True) and flat.dtype.name in _check.FLOATS):
             raise ValueError("params: a writable, contiguous float32 or float64 buffer is required. Pass params.copy()")
         if grads.shapes != params.shapes or grads.dtype != params.dtype:
             raise ValueError(
@@ -149,7 +155,7 @@ class Optimizer(ABC):
     def _clip(self, grad: np.ndarray, norm: float) -> tuple[tuple[float, float], bool]:
         """(limit, coefficient), and whether they change anything; `norm` is that of the gradient as it came."""
         limit, coefficient = math.inf, 1.0
-        if self.clip_value is not None and np.abs(grad).max(initial=0.0) > self.clip_value:
+        if self.clip_value is not None and grad.size and float(abs(grad).max()) > self.clip_value:
             limit = self.clip_value
             norm = _norm(grad, limit)
         if self.clip_norm is not None:
@@ -372,15 +378,20 @@ def global_norm(grads: Params) -> float:
     >>> global_norm(grads)
     5.0
     """
-    flat = np.require(grads.flat, requirements=["C", "A", "W"])
+    flat = _own(grads.flat)
     return _settled(flat, _norm(flat))
+
+
+def _own(flat):
+    """`flat`, or a copy if it is read-only or misaligned, as nothing is on a GPU."""
+    return np.require(flat, requirements=["C", "A", "W"]) if _device.of(flat).name == "cpu" else flat
 
 
 def _settled(flat: np.ndarray, norm: float) -> float:
     """The norm of `flat`, from the root of its sum of squares."""
     if 1e-140 < norm < math.inf:
         return norm
-    largest = float(np.abs(flat).max(initial=0.0))  # squares of float64 leave its range long before the norm does
+    largest = float(abs(flat).max()) if flat.size else 0.0  # squares of float64 leave its range long before the norm does
     if largest == 0.0 or not math.isfinite(largest):
         return largest
     return largest * _norm(flat / largest)
@@ -409,9 +420,7 @@ def update_members(optimizers, params: Params, rows: np.ndarray, grads: Params, 
     E, n = grads.flat.shape
     if type(optimizers[0]) not in MEMBERS:
         return [_update_one(*each, params, grads, moments) for each in zip(optimizers, range(E), rows.tolist(), steps)]
-    norms = np.empty(E)
-    updates.norms(_threads.team(NORM_WORK * grads.flat.size), E, grads.flat, np.empty((E, LANES)), norms)
-    infos, numbers, kept = [], [], []
+    norms, infos, numbers, kept = _norms(grads.flat), [], [], []
     for e, (optimizer, step, norm) in enumerate(zip(optimizers, steps, norms.tolist())):
         norm = _settled(grads.flat[e], norm)
         if not math.isfinite(norm):
@@ -423,11 +432,35 @@ def update_members(optimizers, params: Params, rows: np.ndarray, grads: Params, 
         numbers.append(optimizer._numbers(clip, rate, step))
         kept.append(e)
     if kept:
-        (sweep, names), absent, places = MEMBERS[type(optimizers[0])], np.empty((len(params.flat), 0), params.dtype), np.array(kept)
-        arrays = tuple(moments.get(name, absent) for name in names)
-        shared = _threads.team(SWEEP_WORK * n * len(kept))
-        sweep(shared, len(kept), rows[places], places, params.flat, grads.flat, arrays, np.array(numbers))
+        places = np.array(kept)
+        _sweep(type(optimizers[0]), rows[places], places, params.flat, grads.flat, moments, np.array(numbers))
     return infos
+
+
+def _norms(g) -> np.ndarray:
+    """Of every row, straight from its squares."""
+    E, device = len(g), _device.of(g)
+    if device.name == "cpu":
+        found = np.empty(E)
+        updates.norms(_threads.team(NORM_WORK * g.size), E, g, np.empty((E, LANES)), found)
+        return found
+    from .kernels.cuda.updates import norms
+
+    return norms(device, g, np.full(E, np.inf))
+
+
+def _sweep(kind: type[Optimizer], rows, places, params, grads, moments, numbers) -> None:
+    """Update rows `rows` of params (M, n) by rows `places` of grads (E, n), `numbers` of each."""
+    (name, names), device = MEMBERS[kind], _device.of(params)
+    absent = device.empty((len(params), 0), params.dtype)
+    arrays = tuple(moments.get(name, absent) for name in names)
+    if device.name == "cpu":
+        shared = _threads.team(SWEEP_WORK * params.shape[1] * len(rows))
+        getattr(updates, f"{name}_members")(shared, len(rows), rows, places, params, grads, arrays, numbers)
+    else:
+        from .kernels.cuda.updates import sweep
+
+        sweep(device, name, rows, places, params, grads, arrays, numbers)
 
 
 def _update_one(optimizer: Optimizer, e: int, row: int, step: int, params: Params, grads: Params, moments) -> Info | None:
@@ -439,6 +472,10 @@ def _update_one(optimizer: Optimizer, e: int, row: int, step: int, params: Param
 
 def _norm(flat: np.ndarray, limit: float = math.inf) -> float:
     """Of the elements clipped to [-limit, limit], straight from their squares."""
+    if _device.of(flat).name != "cpu":
+        from .kernels.cuda.updates import norms
+
+        return float(norms(_device.of(flat), flat[None], np.array([limit]))[0])
     return math.sqrt(updates.sum_of_squares(flat, limit, np.zeros(LANES)))
 
 
@@ -446,16 +483,17 @@ def _blame(grads: Params, norm: float) -> str:
     """The sentence that names the first array that is not finite."""
     for name, array in grads.items():
         if not np.isfinite(array).all():
+            array = _device.host(array)
             place = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
             return f"grads: finite numbers are required; {name!r} has {array[place]} at {place}"
-    return f"grads: a finite norm is required; got {norm}, from elements up to {np.abs(grads.flat).max()},"
+    return f"grads: a finite norm is required; got {norm}, from elements up to {float(abs(grads.flat).max())},"
 
 
 # The kernel of each kind over many models, and the names of the moments it takes; `_numbers` of these kinds gives what it takes beside
 # arrays, one row a model.
 MEMBERS = {
-    SGD: (updates.sgd_members, ("momentum",)),
-    RMSprop: (updates.rmsprop_members, ("square", "mean", "momentum")),
-    Adam: (updates.adam_members, ("mean", "square")),
-    AdamW: (updates.adam_members, ("mean", "square")),
+    SGD: ("sgd", ("momentum",)),
+    RMSprop: ("rmsprop", ("square", "mean", "momentum")),
+    Adam: ("adam", ("mean", "square")),
+    AdamW: ("adam", ("mean", "square")),
 }

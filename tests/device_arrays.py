@@ -1,52 +1,102 @@
-"""A stand-in for CuPy: NumPy arrays that refuse what arrays on a GPU refuse, so that the path to the GPU can be tested without one.
+"""A stand-in for CuPy: arrays that refuse what arrays on a GPU refuse, so that the path to the GPU can be tested without one.
 
-Mixing them with arrays of the host is an error, as is a kernel's reading what nobody has written (NaN).
+They are no NumPy arrays: making one of them without `get`, or mixing the two, is an error. What `empty` gives is NaN.
 """
 
 import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
+
+WHAT_CUPY_LACKS = {"require", "errstate", "asfortranarray"}
 
 
-def _refuse_host_arrays(values, what):
-    for value in values:
-        if isinstance(value, (tuple, list)):
-            _refuse_host_arrays(value, what)
-        elif isinstance(value, np.ndarray) and value.ndim and not isinstance(value, DeviceArray):
-            raise TypeError(f"{what}: an array of the host among those of the device")
-
-
-def _plain(value):
+def _plain(value, what):
+    """What NumPy takes for it."""
     if isinstance(value, (tuple, list)):
-        return type(value)(map(_plain, value))
-    return value.view(np.ndarray) if isinstance(value, DeviceArray) else value
+        return type(value)(_plain(part, what) for part in value)
+    if isinstance(value, np.ndarray) and value.ndim:
+        raise TypeError(f"{what}: an array of the host among those of the device")
+    return value.numbers if isinstance(value, DeviceArray) else value
 
 
 def _wrapped(value):
-    return tuple(map(_wrapped, value)) if isinstance(value, tuple) else np.asarray(value).view(DeviceArray)
+    if isinstance(value, tuple):
+        return tuple(map(_wrapped, value))
+    return DeviceArray(np.asarray(value)) if isinstance(value, (np.ndarray, np.generic)) else value  # a shape is of the host
 
 
-def _call(function, name, args, kwargs):
-    _refuse_host_arrays([*args, *kwargs.values()], name)
-    return _wrapped(function(*map(_plain, args), **{key: _plain(value) for key, value in kwargs.items()}))
+def _call(function, args, kwargs):
+    name = getattr(function, "__name__", str(function))
+    return _wrapped(function(*_plain(args, name), **{key: _plain(value, name) for key, value in kwargs.items()}))
 
 
-class DeviceArray(np.ndarray):
-    def __array_ufunc__(self, ufunc, method, *inputs, **options):
-        result = _call(getattr(ufunc, method), ufunc.__name__, inputs, options)
-        return options["out"][0] if "out" in options else result
+class DeviceArray(NDArrayOperatorsMixin):
+    """Has CuPy's attributes, those that are used."""
+
+    def __init__(self, numbers: np.ndarray):
+        self.numbers = numbers
+
+    def __array__(self, *args, **kwargs):
+        raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()` to construct a NumPy array explicitly.")
+
+    def __array_ufunc__(self, ufunc, method, *inputs, out=(), **options):
+        if out:
+            getattr(ufunc, method)(*_plain(inputs, ufunc.__name__), out=tuple(array.numbers for array in out), **options)
+            return out[0]
+        return _call(getattr(ufunc, method), inputs, options)
 
     def __array_function__(self, function, types, args, kwargs):
-        return _call(function, function.__name__, args, kwargs)
+        return _call(function, args, kwargs)
 
-    def __getitem__(self, index):
-        _refuse_host_arrays(index if isinstance(index, tuple) else (index,), "index")
-        return np.asarray(super().__getitem__(index)).view(DeviceArray)
+    def __getattr__(self, name):
+        if name not in ("shape", "dtype", "ndim", "size", "itemsize", "nbytes", "flags"):
+            raise AttributeError(name)
+        return getattr(self.numbers, name)
 
-    def __setitem__(self, index, value):
-        _refuse_host_arrays([*(index if isinstance(index, tuple) else (index,)), value], "assignment")
-        super().__setitem__(index, value)
+    @property
+    def __cuda_array_interface__(self):
+        return self.numbers.__array_interface__
+
+    @property
+    def flags(self):
+        class Flags:
+            c_contiguous = self.numbers.flags.c_contiguous
+
+        return Flags
 
     def get(self) -> np.ndarray:
-        return np.array(self.view(np.ndarray))
+        return self.numbers.copy()
+
+    def __getitem__(self, index):
+        return DeviceArray(np.asarray(self.numbers[_plain(index, "index")]))
+
+    def __setitem__(self, index, value):
+        self.numbers[_plain(index, "index")] = _plain(value, "assignment")
+
+    def __len__(self):
+        return len(self.numbers)
+
+    def __iter__(self):
+        return map(self.__getitem__, range(len(self)))
+
+    def __bool__(self):
+        return bool(self.numbers)
+
+    def __float__(self):
+        return float(self.numbers)
+
+    def __reduce__(self):
+        return DeviceArray, (self.numbers,)
+
+    def __deepcopy__(self, memo):
+        return DeviceArray(self.numbers.copy())
+
+
+def _method(name):
+    return lambda self, *args, **kwargs: _call(getattr(self.numbers, name), args, kwargs)
+
+
+for name in ("reshape", "ravel", "swapaxes", "astype", "copy", "sum", "max", "all", "any"):
+    setattr(DeviceArray, name, _method(name))
 
 
 class Arrays:
@@ -54,11 +104,17 @@ class Arrays:
 
     @staticmethod
     def asarray(value):
-        return value if isinstance(value, DeviceArray) else np.array(value).view(DeviceArray)
+        return value if isinstance(value, DeviceArray) else DeviceArray(np.array(value))
+
+    @staticmethod
+    def ascontiguousarray(value, dtype=None):
+        return DeviceArray(np.ascontiguousarray(Arrays.asarray(value).numbers, dtype))
 
     @staticmethod
     def empty(shape, dtype):
-        return np.full(shape, np.nan, dtype).view(DeviceArray)
+        return DeviceArray(np.full(shape, np.nan, dtype) if np.dtype(dtype).kind == "f" else np.zeros(shape, dtype))
 
     def __getattr__(self, name):
-        return lambda *args, **kwargs: _call(getattr(np, name), name, args, kwargs)
+        if name in WHAT_CUPY_LACKS:
+            raise AttributeError(f"cupy has no {name}")
+        return lambda *args, **kwargs: _call(getattr(np, name), args, kwargs)

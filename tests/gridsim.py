@@ -99,7 +99,6 @@ class Watched:
 
     @classmethod
     def of(cls, array: np.ndarray, name: str, written: bool = True) -> "Watched":
-        array = array.view(np.ndarray)
         if not array.flags.c_contiguous:
             raise SimulationError(f"{name}: kernels take contiguous arrays")
         return cls(Memory(array.reshape(-1), name, written), np.arange(array.size).reshape(array.shape))
@@ -225,6 +224,11 @@ class _Thread(greenlet):
         return f"thread {self.number} of {self.block.title}"
 
 
+def _run_quietly(function, arguments):
+    with np.errstate(all="ignore"):  # in every thread, as each has a context of its own
+        function(*arguments)
+
+
 class _Launch:
     def __init__(self, function, grid, threads, dynamic_bytes, arguments, order, seed):
         self.order, self.random, self.ready = order, np.random.default_rng(seed), []
@@ -236,7 +240,7 @@ class _Launch:
             block.shared, block.dynamic_bytes, block.launch = {}, dynamic_bytes, self
             self.blocks.append(block)
             for k, place in enumerate(size.places()):
-                thread = _Thread(lambda: function(*arguments), self.scheduler)
+                thread = _Thread(lambda: _run_quietly(function, arguments), self.scheduler)
                 thread.block, thread.number, thread.place, thread.block_place = block, k, Dim3(place), Dim3(block_place)
                 thread.block_size, thread.grid_size = size, grid
                 self.ready.append(thread)
@@ -266,6 +270,7 @@ def launch(kernel, grid, threads, dynamic_bytes, *arguments, order: str = "fifo"
             fields = getattr(value, "_fields", range(len(value)))
             parts = [argument(part, f"{name}.{field}") for part, field in zip(value, fields)]
             return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+        value = getattr(value, "numbers", value)  # of a stand-in for an array elsewhere
         if not isinstance(value, np.ndarray):
             return value
         key = (value.__array_interface__["data"][0], value.shape, value.dtype.str) if value.size else name
@@ -274,5 +279,4 @@ def launch(kernel, grid, threads, dynamic_bytes, *arguments, order: str = "fifo"
     function = _as_simulated(kernel, {})
     names = function.__code__.co_varnames
     parts = [argument(value, names[k]) for k, value in enumerate(arguments)]
-    with np.errstate(all="ignore"):
-        _Launch(function, grid, threads, dynamic_bytes, parts, order, seed).scheduler.switch()
+    _Launch(function, grid, threads, dynamic_bytes, parts, order, seed).scheduler.switch()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fastrnn as fr
-from fastrnn.kernels.cpu import closed
+from fastrnn.kernels import _feedback
 
 V, B = 7, 3
 RNG = np.random.default_rng(0)
@@ -96,7 +96,7 @@ def test_a_sequence_ends_with_its_stop_symbol(symbols):
 
 def draw(logits, u, temperature=1.0, top_k=None, top_p=1.0):
     n = len(logits)
-    return closed.choose(logits, u, temperature, top_k or n, top_p, np.empty(n), np.empty(n, np.int64))
+    return _feedback.choose(logits, u, temperature, top_k or n, top_p, np.empty(n), np.empty(n, np.int64))
 
 
 def frequencies(logits, n=4000, **options):

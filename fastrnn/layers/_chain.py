@@ -6,12 +6,14 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import _memory, _threads
+from .._device import CPU
 from .._params import At, Params
 from ..cells import Cell, Slot, build
+from ..kernels._feedback import Feedback
 from ..kernels._loop import Flow, Trace
-from ..kernels.cpu.closed import BackLink, Feedback, Link, make_beam_search, make_closed_backward, make_closed_forward, make_generate
+from ..kernels.cpu.closed import BackLink, Link, make_beam_search, make_closed_backward, make_closed_forward, make_generate
 from ._direction import ROW_WORK, SPAN_WORK, Direction, Kept
-from ._layer import Rows
+from ._layer import Rows, direction_on
 from .feedforward import Dropout, Embedding, Linear
 from .recurrent import Recurrent, Tape
 
@@ -47,7 +49,7 @@ class Chain:
                 self.places += [Place(k, depth, direction) for depth, direction in enumerate(layer._directions)]
             elif isinstance(layer, Linear):
                 cell = _dense(layer.activation)
-                self.places.append(Place(k, 0, Direction(cell, layer.input_size, layer.output_size, False)))
+                self.places.append(Place(k, 0, direction_on(layer.device)(cell, layer.input_size, layer.output_size, False)))
         if not self.places:
             raise ValueError("forcing: a Recurrent or a Linear is required between what enters and what is fed back; got none")
         self.cells = tuple(place.direction.cell for place in self.places)
@@ -57,7 +59,7 @@ class Chain:
     def parameters(self, place: Place) -> dict[str, At]:
         """Where the parameters of one link lie, by the names of its cell."""
         layer = self.layers[place.layer]
-        return _as_cell(layer.params) if isinstance(layer, Linear) else layer._named(place.depth, layer.params)
+        return as_cell(layer.params) if isinstance(layer, Linear) else layer._named(place.depth, layer.params)
 
     def states(self, states, rows: Rows) -> tuple[list[np.ndarray], list[bool]]:
         """The state (1, S, B, H) that enters each link, and whether a learned one does, from one state (or None) a recurrent layer."""
@@ -68,7 +70,7 @@ class Chain:
                 result += parts
                 learned += [own] * len(parts)
             elif isinstance(layer, Linear):
-                result.append(np.zeros((1, 1, rows.order.shape[1], layer.output_size), layer.dtype))
+                result.append(layer.device.zeros((1, 1, rows.order.shape[1], layer.output_size), layer.dtype))
                 learned.append(False)
         return result, learned
 
@@ -133,7 +135,7 @@ class Chain:
             kernel(team, slices, begin, end, self.grid(x).rows, links, loop.feedback, doutput[0], dtable)
         for place, found in zip(self.places, sums):
             layer, own = self.layers[place.layer], grads[place.layer]
-            target = _as_cell(own) if isinstance(layer, Linear) else layer._learned(place.depth, own)
+            target = as_cell(own) if isinstance(layer, Linear) else layer._learned(place.depth, own)
             place.direction.add_gradients(found, target)
         return flows[0].dx[0], dtable.sum(axis=0), dstates, [found.cut.sum(axis=0) for found in sums]
 
@@ -196,6 +198,15 @@ class Chain:
         return team, tuple(result)
 
 
+def chain(layers) -> Chain:
+    """The chain of these layers, where they are."""
+    if all(getattr(layer, "device", CPU).name == "cpu" for layer in layers):
+        return Chain(layers)
+    from ._cuda_chain import CudaChain  # as the device, only where it is wanted
+
+    return CudaChain(layers)
+
+
 @cache
 def _dense(activation: str) -> Cell:
     """A Linear as a cell without memory, h' = f(W x + b): an Elman network's without its recurrent product."""
@@ -212,6 +223,6 @@ def _check_layer(layer) -> None:
         raise ValueError(f"forcing: an Embedding of single symbols is required; got group={layer.group}")
 
 
-def _as_cell(params) -> dict[str, At]:
+def as_cell(params) -> dict[str, At]:
     """Where a Linear's parameters, or their gradients, lie, by the names that a cell gives them."""
     return {"weight_ih": params.at("weight"), "bias_ih": params.at("bias")}

@@ -9,13 +9,15 @@ from .._params import At
 from ..cells import Cell
 from ..kernels._loop import Batch, Flow, Trace
 from ..kernels.cuda import loop, target
+from ..kernels.cuda.backward import make_backward
+from ..kernels.cuda.forward import make_forward
 from ..kernels.cuda.loop import Back, Run, Span, Weights
-from ..kernels.cuda.product import product, product_transposed
+from ..kernels.cuda.product import PART, Parts, add_columns, add_transposed, product
 from ._direction import Direction, Grid, Kept
 
 
 class Sums(NamedTuple):
-    """Parameter gradients of E members: of every product's operand (E, K, N), of all slots' biases (E, Z), unit parameters (E, P, H)."""
+    """Parameter gradients of E members: of every product's operand (E, K, N), of all slots' biases (E, Z), unit parameters (E, P H)."""
 
     input: object
     recurrent: object
@@ -23,6 +25,14 @@ class Sums(NamedTuple):
     bias: object
     unit: object
     cut: object  # (E, 3): entries clipped, sum of what was cut off, sum of magnitudes before
+
+
+class Stretch(NamedTuple):
+    """Steps [begin, end), and the one at which tape and start state begin."""
+
+    begin: int
+    end: int
+    offset: int
 
 
 class CudaDirection(Direction):
@@ -42,7 +52,8 @@ class CudaDirection(Direction):
             raise ValueError(
                 f"hidden_size: at most {most} units of a {self.cell.name!r} layer in {dtype} are required with device='cuda'; got {self.H}"
             )
-        return Grid(1, rows, -(-B // rows))
+        block = max(PART // max(B, 1), 1)  # steps whose gradients of parameters are one sum
+        return Grid(1 << (block.bit_length() - 1), rows, -(-B // rows))
 
     def batch(self, x, rows, mask=None, pull=None) -> Batch:
         put, empty = self.device.put, self.device.empty
@@ -95,7 +106,7 @@ class CudaDirection(Direction):
         return self.pack(p, backward=False)
 
     def sums(self, slices: int, dtype) -> list[Sums]:
-        return []  # one for every run of the kernel
+        return []  # `Sums` of all runs of the kernel, from the first one on
 
     def add_gradients(self, sums: list[Sums], grads: dict[str, At]) -> None:
         """grads[name] += all sums; only the names that `grads` has."""
@@ -113,32 +124,46 @@ class CudaDirection(Direction):
                 grads[name].part(block)[...] += found.bias[:, slot]
             for i, name in enumerate(self.cell.parameters):
                 if name in grads:
-                    grads[name].part(slice(0, H))[...] += found.unit[:, i]
+                    grads[name].part(slice(0, H))[...] += found.unit[:, i * H : (i + 1) * H]
 
-    def forward(self, weights: Weights, kept: Kept, grid: Grid, state, begin: int, end: int) -> None:
+    def forward(self, weights: Weights, kept: Kept, grid: Grid, state, begin: int, end: int, offset: int | None = None) -> None:
+        """As on the CPU; the tape begins at step `offset`, at `begin` by default."""
         batch, (E, _, B, H), G = kept.batch, state.shape, len(self.cell.slots)
         if not B or not E:
             return
         first, last = self.layout.input
         z = self.device.empty((E, end - begin, B, G, H), state.dtype)
         product(self._inputs(batch, begin, end), 0, weights.input, weights.bias, z.reshape(E, -1, G * H), first * H, last * H)
-        span = self._span(kept, begin, end, begin, kept.preactivations.shape[1])
-        self._launch(loop.make_forward(self.cell, state.dtype, grid.rows), grid, self._run_of(span, kept, weights), z, state)
+        span = self._span(kept, begin, end, begin if offset is None else offset, kept.preactivations.shape[1])
+        kernel, run = self._kernel(make_forward, grid, state.dtype), self._run_of(span, kept, weights)
+        self._launch(kernel, grid, run, z, state)
 
     def backward(self, weights: Weights, kept: Kept, grid: Grid, sums: list[Sums], flow: Flow, dstate, begin: int, end: int, limit) -> None:
-        batch, (E, _, B, H), G, P = kept.batch, dstate.shape, len(self.cell.slots), len(self.cell.parameters)
+        (E, _, B, _), segment = dstate.shape, begin // kept.segment
         if not B or not E:
             return
-        zeros, n, dtype, segment = self.device.zeros, end - begin, dstate.dtype, begin // kept.segment
-        modulated = zeros((E, n if self.modulated_rows.size else 0, B, H), dtype)
-        cut = zeros((E, grid.slices, self._threads(grid), 3), dtype)
-        back = Back(zeros((E, n, B, G, H), dtype), zeros((E, n, B, P, H), dtype), zeros((E, n, B, H), dtype), modulated, cut)
-        span = self._span(kept, begin, end, segment * kept.segment, flow.dstates.shape[1])
-        kernel, run = loop.make_backward(self.cell, dtype, grid.rows), self._run_of(span, kept, weights)
-        self._launch(kernel, grid, run, kept.starts[segment], flow._replace(dx=flow.dx[:0]), dstate, dtype.type(limit), back)
-        sums.append(self._sums_of(batch, back, begin, end))
+        back = self.back(E, end - begin, B, dstate.dtype)
+        self.retreat(weights, kept, flow, dstate, back, Stretch(begin, end, segment * kept.segment), limit)
+        if not sums:
+            sums.append(self.new_sums(E, dstate.dtype))
+        self.add_sums(sums[0], kept.batch, back, begin, end)
         if flow.dx.shape[1]:
-            self._add_dx(weights, batch, back.dz, flow.dx, begin, end)
+            self.add_dx(weights, kept.batch, back.dz, flow.dx, begin, end)
+
+    def back(self, E: int, n: int, B: int, dtype, launches: int = 1) -> Back:
+        """Room for what `retreat` leaves of n steps."""
+        zeros, G, P, H, grid = self.device.zeros, len(self.cell.slots), len(self.cell.parameters), self.H, self.grid(B, dtype)
+        modulated = zeros((E, n if self.modulated_rows.size else 0, B, H), dtype)
+        cut = zeros((E, launches, grid.slices, self._threads(grid), 3), dtype)
+        return Back(zeros((E, n, B, G, H), dtype), zeros((E, n, B, P, H), dtype), zeros((E, n, B, H), dtype), modulated, cut)
+
+    def retreat(self, weights: Weights, kept: Kept, flow: Flow, dstate, back: Back, steps: "Stretch", limit) -> None:
+        """Take `dstate` back over `steps`, filling `back`."""
+        dtype, grid = dstate.dtype, self.grid(dstate.shape[2], dstate.dtype)
+        span = self._span(kept, *steps, flow.dstates.shape[1])
+        kernel, run, start = self._kernel(make_backward, grid, dtype), self._run_of(span, kept, weights), kept.starts
+        flow = flow._replace(dx=flow.dx[:0])  # which is no business of the kernel's
+        self._launch(kernel, grid, run, start[steps.offset // kept.segment], flow, dstate, dtype.type(limit), back)
 
     def _span(self, kept: Kept, begin: int, end: int, offset: int, shown: int) -> Span:
         _, T, B, width = kept.y.shape
@@ -148,6 +173,9 @@ class CudaDirection(Direction):
         batch = kept.batch._replace(x=kept.batch.x[:0])  # the kernel has no use for it
         return Run(span, batch, weights, Trace(kept.y, kept.others, kept.saved, kept.preactivations))
 
+    def _kernel(self, make, grid: Grid, dtype):
+        return make(self.cell, dtype, grid.rows, loop.resident_units(self.cell, self.H, grid.rows, dtype.itemsize))
+
     def _threads(self, grid: Grid) -> int:
         return loop.block_threads(self.cell, self.H, grid.rows)
 
@@ -156,24 +184,29 @@ class CudaDirection(Direction):
         shared = loop.shared_numbers(self.cell, self.H, grid.rows) * dtype.itemsize
         target.launch(kernel, E * grid.slices, self._threads(grid), shared, *flat((run, *arguments)))
 
-    def _sums_of(self, batch: Batch, back: Back, begin: int, end: int) -> Sums:
-        """The gradients of the parameters from those of the pre-activations."""
-        (E, n, B, G, H), empty = back.dz.shape, self.device.empty
-        dz = back.dz.reshape(E, n * B, G * H)
+    def new_sums(self, E: int, dtype) -> Sums:
+        """Zeros."""
+        zeros, H, G = self.device.zeros, self.H, len(self.cell.slots)
+        sides = (self.D, self.input_rows), (H, self.recurrent_rows), (H, self.modulated_rows)
+        operands = [zeros((E, K, rows.size), dtype) for K, rows in sides]
+        return Sums(*operands, zeros((E, G * H), dtype), zeros((E, len(self.cell.parameters) * H), dtype), zeros((E, 3), dtype))
 
-        def operand(left, slots, rows):
-            return product_transposed(left, dz, slots[0] * H, rows.size, empty) if rows.size else None
+    def add_sums(self, sums: Sums, batch: Batch, back: Back, begin: int, end: int) -> None:
+        """Add the gradients of the parameters, from those of the pre-activations of steps [begin, end), after which all have been added."""
+        (E, n, B, G, H), empty, lay = back.dz.shape, self.device.empty, self.layout
+        dz, block = back.dz.reshape(E, n * B, G * H), self.grid(B, back.dz.dtype).block
+        rows = Parts(block * B, begin % block * B)
+        for total, left, slots in (
+            (sums.input, self._inputs(batch, begin, end), lay.input),
+            (sums.recurrent, back.held.reshape(E, n * B, H), lay.recurrent),
+            (sums.modulated, back.modulated.reshape(E, -1, H), lay.modulated),
+        ):
+            add_transposed(left, dz, slots[0] * H, total, empty, rows)
+        add_columns(dz, sums.bias, empty, rows)
+        add_columns(back.dunit.reshape(E, n * B, -1), sums.unit, empty, rows)
+        sums.cut[...] += back.cut.sum(axis=(1, 2, 3))
 
-        return Sums(
-            operand(self._inputs(batch, begin, end), self.layout.input, self.input_rows),
-            operand(back.held.reshape(E, n * B, H), self.layout.recurrent, self.recurrent_rows),
-            operand(back.modulated.reshape(E, -1, H), self.layout.modulated, self.modulated_rows),
-            dz.sum(axis=1),
-            back.dunit.sum(axis=(1, 2)),
-            back.cut.sum(axis=(1, 2)),
-        )
-
-    def _add_dx(self, weights: Weights, batch: Batch, dz, dx, begin: int, end: int) -> None:
+    def add_dx(self, weights: Weights, batch: Batch, dz, dx, begin: int, end: int) -> None:
         """dL/dx (E, T, B, D) at the times of steps [begin, end)."""
         (E, n, B, G, H), zeros = dz.shape, self.device.zeros
         by_step, first = self.device.empty((E, n, B, self.D), dz.dtype), self.layout.input[0] * H

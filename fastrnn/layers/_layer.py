@@ -41,7 +41,7 @@ class Shown(NamedTuple):
     dpreactivations: np.ndarray
 
 
-def _direction(device: Device) -> type[Direction]:
+def direction_on(device: Device) -> type[Direction]:
     """Whose kernels run on `device`."""
     if device.name == "cpu":
         return Direction
@@ -58,7 +58,7 @@ class Layer:
 
     def __init__(self, cell: Cell, input_size: int, hidden_size: int, reversals: tuple[bool, ...], merge: str, device: Device = CPU):
         self.cell, self.H, self.device = cell, hidden_size, device
-        self.directions = [_direction(device)(cell, input_size, hidden_size, backwards) for backwards in reversals]
+        self.directions = [direction_on(device)(cell, input_size, hidden_size, backwards) for backwards in reversals]
         self.concat, self.merge = merge == "concat" or len(reversals) == 1, merge
 
     def step_bytes(self, B: int, dtype) -> int:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .. import _check, _memory, _threads
+from .. import _check, _device, _memory, _threads
 from .._math import ACTIVATIONS
 from .._params import Params
 from ..initializers import Uniform
@@ -25,6 +25,7 @@ class Linear:
     activation : str
         The name of an activation f; "identity" by default.
     dtype : {"float32", "float64"}
+    device : {"cpu", "cuda"}
     seed : int
         Weights and biases are drawn uniformly from ±1/√input_size, as in PyTorch.
 
@@ -36,12 +37,16 @@ class Linear:
     (4, 5, 2)
     """
 
-    def __init__(self, input_size: int, output_size: int, *, activation: str = "identity", dtype: str = "float32", seed: int = 0):
+    def __init__(
+        self, input_size: int, output_size: int, *, activation: str = "identity", dtype: str = "float32", device: str = "cpu", seed: int = 0
+    ):
         self.input_size = _check.integer("input_size", input_size, minimum=1)
         self.output_size = _check.integer("output_size", output_size, minimum=1)
         self.activation = _check.choice("activation", activation, ACTIVATIONS)
         self.dtype, self.seed = _check.dtype(dtype), _check.integer("seed", seed, minimum=0)
-        self.params = Params({"weight": (output_size, input_size), "bias": (output_size,)}, self.dtype)
+        self.device = _device.device(device)
+        shapes = {"weight": (self.output_size, self.input_size), "bias": (self.output_size,)}
+        self.params = Params(shapes, self.dtype, self.device.put(Params(shapes, self.dtype).flat))
         self._rows = np.arange(output_size)
         self.draw(self.seed)
 
@@ -49,7 +54,7 @@ class Linear:
         """Draw every weight anew, as a layer built with this seed has them."""
         self.seed, rng = seed, np.random.default_rng(seed)
         for name, shape in self.params.shapes.items():
-            self.params[name] = Uniform()(shape, rng, hidden_size=self.input_size)
+            self.params[name] = self.device.put(Uniform()(shape, rng, hidden_size=self.input_size))
 
     def config(self) -> dict:
         names = ("input_size", "output_size", "activation", "seed")
@@ -70,19 +75,21 @@ class Linear:
 
     def forward(self, x, *, rng=None):
         """(y, tape) for x (..., input_size)."""
-        x = _check.array("x", x, (*_any(_ndim(x) - 1), self.input_size), self.dtype)
+        x = self.device.array("x", x, (*_any(_ndim(x) - 1), self.input_size), self.dtype)
         y = self.run(self.params, x.reshape(1, -1, self.input_size)).reshape(*x.shape[:-1], self.output_size)
         return y, (x, y)
 
     def backward(self, tape, dy):
         """(dx, grads) from dL/dy."""
         (x, y), grads = tape, self.params.like()
-        dy = _check.array("dy", dy, y.shape, self.dtype)
+        dy = self.device.array("dy", dy, y.shape, self.dtype)
         rows = [array.reshape(1, -1, array.shape[-1]) for array in (x, y, dy)]
         return self.run_back(self.params, *rows, grads).reshape(x.shape), grads
 
     def run(self, params, x) -> np.ndarray:
         """y (E, N, O) of x (E or 1, N, D), for E models whose parameters are in `params`."""
+        if self.device.name != "cpu":
+            return _elsewhere().linear(self, params, x)
         (flat, start), D, O = params.at("weight"), self.input_size, self.output_size
         E, (size, items), Op = len(flat), self._items(x.shape[1]), padded(O, self.dtype)
         weight, bias = _memory.aligned((E, D * Op), self.dtype), np.zeros((E, Op), self.dtype)
@@ -97,6 +104,8 @@ class Linear:
 
     def run_back(self, params, x, y, dy, grads) -> np.ndarray:
         """dx (E, N, D) from dL/dy (E, N, O) of `run`; adds to `grads`."""
+        if self.device.name != "cpu":
+            return _elsewhere().linear_backward(self, params, x, y, dy, grads)
         (flat, start), (E, N, O), D = params.at("weight"), y.shape, self.input_size
         if self.activation != "identity":
             dy = dy.copy()
@@ -122,6 +131,7 @@ class Embedding:
     group : int, optional
         The last axis of the input holds so many symbols, whose vectors are put side by side.
     dtype : {"float32", "float64"}
+    device : {"cpu", "cuda"}
     seed : int
         Vectors are drawn from a standard normal distribution, as in PyTorch.
 
@@ -133,18 +143,23 @@ class Embedding:
     (1, 3, 3)
     """
 
-    def __init__(self, num_symbols: int, dimension: int, *, group: int | None = None, dtype: str = "float32", seed: int = 0):
+    def __init__(
+        self, num_symbols: int, dimension: int, *, group: int | None = None, dtype: str = "float32", device: str = "cpu", seed: int = 0
+    ):
         self.num_symbols = _check.integer("num_symbols", num_symbols, minimum=1)
         self.dimension = _check.integer("dimension", dimension, minimum=1)
         self.group = None if group is None else _check.integer("group", group, minimum=1)
         self.dtype, self.seed = _check.dtype(dtype), _check.integer("seed", seed, minimum=0)
-        self.params = Params({"weight": (num_symbols, dimension)}, self.dtype)
+        self.device = _device.device(device)
+        shapes = {"weight": (self.num_symbols, self.dimension)}
+        self.params = Params(shapes, self.dtype, self.device.put(Params(shapes, self.dtype).flat))
         self.draw(self.seed)
 
     def draw(self, seed: int) -> None:
         """Draw every vector anew, as a layer built with this seed has them."""
         self.seed = seed
-        self.params["weight"] = np.random.default_rng(seed).standard_normal((self.num_symbols, self.dimension))
+        drawn = np.random.default_rng(seed).standard_normal((self.num_symbols, self.dimension))
+        self.params["weight"] = self.device.put(drawn)
 
     @property
     def output_size(self) -> int:
@@ -156,6 +171,7 @@ class Embedding:
 
     def forward(self, x, *, rng=None):
         """(y, tape) for integers x in [0, num_symbols)."""
+        x = _device.host(x)
         shape = _any(_ndim(x) - 1) + (self.group,) if self.group else _any(_ndim(x))
         tokens = _check.integers("x", x, shape, 0, self.num_symbols - 1, meaning="(symbols)")
         return self.run(self.params, tokens.reshape(1, -1)).reshape(self._shape(tokens)), tokens
@@ -163,7 +179,7 @@ class Embedding:
     def backward(self, tape, dy):
         """(None, grads) from dL/dy: integers have no gradient."""
         grads = self.params.like()
-        dy = _check.array("dy", dy, self._shape(tape), self.dtype)
+        dy = self.device.array("dy", dy, self._shape(tape), self.dtype)
         self.run_back(tape.reshape(1, -1), dy.reshape(1, tape.size, self.dimension), grads)
         return None, grads
 
@@ -173,6 +189,8 @@ class Embedding:
 
     def run(self, params, tokens) -> np.ndarray:
         """y (E, N, dimension) of tokens (E or 1, N), for E models whose tables are in `params`."""
+        if self.device.name != "cpu":
+            return _elsewhere().embed(self, params, tokens)
         flat, start = params.at("weight")
         y = _memory.empty((len(flat), tokens.shape[1], self.dimension), self.dtype)
         embed(_threads.team(MOVED_WORK * y.size), len(flat), tokens, flat, start, y)
@@ -180,6 +198,8 @@ class Embedding:
 
     def run_back(self, tokens, dy, grads) -> None:
         """Add to `grads`, from dL/dy (E, N, dimension)."""
+        if self.device.name != "cpu":
+            return _elsewhere().embed_backward(self, tokens, dy, grads)
         embed_backward(_threads.team(MOVED_WORK * dy.size), len(dy), tokens, dy, *grads.at("weight"))
 
 
@@ -207,14 +227,21 @@ class Dropout:
         """(y, tape) for x of any shape."""
         if rng is None or self.rate == 0.0:
             return x, None
-        given = getattr(x, "dtype", None)
-        x = _check.array("x", x, _any(_ndim(x)), given if given in _check.FLOATS else "float64")
-        mask = dropout_mask(rng, x.shape, self.rate, x.dtype)
+        given, device = getattr(x, "dtype", None), _device.of(x)
+        x = device.array("x", x, _any(_ndim(x)), given if given in _check.FLOATS else "float64")
+        mask = device.put(dropout_mask(rng, x.shape, self.rate, x.dtype))
         return x * mask, mask
 
     def backward(self, tape, dy):
         """(dx, no gradients) from dL/dy."""
-        return (dy if tape is None else _check.array("dy", dy, tape.shape, tape.dtype) * tape), Params({}, "float32")
+        return (dy if tape is None else _device.of(tape).array("dy", dy, tape.shape, tape.dtype) * tape), Params({}, "float32")
+
+
+def _elsewhere():
+    """What computes on a GPU; imported only where it is wanted."""
+    from . import _cuda_flat
+
+    return _cuda_flat
 
 
 def _ndim(x) -> int:

@@ -7,16 +7,11 @@ import math
 
 import numpy as np
 
-from ..._jit import kernel, loop, pointwise
+from ..._jit import kernel, loop
 from ..._team import parallel
+from .. import _update
 
 # Kernels over flat vectors of one dtype: p, m, v and s are changed, g is not; clip is (limit, coefficient) ------------
-
-
-@pointwise
-def _clipped(g, clip):
-    limit, coefficient = clip
-    return min(max(np.float64(g), -limit), limit) * coefficient
 
 
 @kernel
@@ -26,12 +21,12 @@ def sum_of_squares(g, limit, lanes):
     for i in range(rows):
         row = g[i * lanes.size : (i + 1) * lanes.size]
         for j in range(lanes.size):
-            x = min(max(np.float64(row[j]), -limit), limit)
+            x = _update.bounded(row[j], limit)
             lanes[j] += x * x
     for j in range(lanes.size):
         total += lanes[j]
     for i in range(rows * lanes.size, g.size):
-        x = min(max(np.float64(g[i]), -limit), limit)
+        x = _update.bounded(g[i], limit)
         total += x * x
     return total
 
@@ -39,57 +34,37 @@ def sum_of_squares(g, limit, lanes):
 @kernel
 def descent(p, g, clip, rate, decay):
     for i in range(p.size):
-        w = np.float64(p[i])
-        p[i] = w - rate * (_clipped(g[i], clip) + decay * w)
+        p[i] = _update.descent(p[i], g[i], clip, rate, decay)
 
 
 @kernel
 def heavy_ball(p, g, v, clip, rate, decay, momentum, nesterov):
     for i in range(p.size):
-        w = np.float64(p[i])
-        d = _clipped(g[i], clip) + decay * w
-        velocity = momentum * np.float64(v[i]) + d
-        v[i] = velocity
-        p[i] = w - rate * (d + momentum * velocity if nesterov else velocity)
+        p[i], v[i] = _update.heavy_ball(p[i], g[i], v[i], clip, rate, decay, momentum, nesterov)
 
 
 @kernel
 def rmsprop(p, g, moments, clip, rate, decay, keep, eps):
     """moments (square, mean, velocity), the last two empty where unused; keep (alpha, momentum)."""
     s, m, v = moments
-    alpha, momentum = keep
-    centered = m.size > 0
+    centered, moving = m.size > 0, v.size > 0
+    means, velocities = m if centered else s, v if moving else s  # something to read in any case: branches cost vector registers
     for i in range(p.size):
-        w = np.float64(p[i])
-        d = _clipped(g[i], clip) + decay * w
-        square = alpha * np.float64(s[i]) + (1.0 - alpha) * d * d
-        s[i] = square
+        p[i], s[i], mean, velocity = _update.rmsprop(
+            p[i], g[i], s[i], means[i], velocities[i], clip, rate, decay, keep, eps, centered
+        )
         if centered:
-            mean = alpha * np.float64(m[i]) + (1.0 - alpha) * d
             m[i] = mean
-            square = max(square - mean * mean, 0.0)  # rounding must not make a variance negative
-        change = d / (math.sqrt(square) + eps)
-        if momentum > 0.0:
-            change += momentum * np.float64(v[i])
-            v[i] = change
-        p[i] = w - rate * change
+        if moving:
+            v[i] = velocity
 
 
 @kernel
 def adam(p, g, moments, clip, decay, betas, scale, eps):
     """moments (mean, square); decay (what g gets of p, factor of p); scale (stride, root of 1 - beta2^t)."""
     m, v = moments
-    added, keep = decay
-    first, second = betas
-    stride, root = scale
     for i in range(p.size):
-        w = np.float64(p[i])
-        d = _clipped(g[i], clip) + added * w
-        mean = first * np.float64(m[i]) + (1.0 - first) * d
-        square = second * np.float64(v[i]) + (1.0 - second) * d * d
-        m[i] = mean
-        v[i] = square
-        p[i] = w * keep - stride * mean / (math.sqrt(square) / root + eps)
+        p[i], m[i], v[i] = _update.adam(p[i], g[i], m[i], v[i], clip, decay, betas, scale, eps)
 
 
 # The same for many models: model rows[i] of p and of the moments, row places[i] of g, numbers[i] --------------------------

@@ -18,14 +18,17 @@ SIDE = 16  # threads along each side of a block's square
 THREADS = SIDE * SIDE
 EDGE = 4  # a thread's share along each side
 PART = 512  # rows summed in one chain
-PARTS = 64  # chains at most
+PARTS = 16  # chains at a time: they take memory
+ELEMENTS = 128  # threads of a block that adds them
 
 
 class Products(NamedTuple):
-    """The two kernels of one dtype, and the side of the square that a block computes."""
+    """The kernels of one dtype, and the side of the square that a block computes."""
 
     product: object
     transposed: object
+    columns: object
+    add_parts: object
     square: int
 
 
@@ -78,10 +81,11 @@ def make_products(dtype, edge: int) -> Products:
                     c[e, m, n] = total[i, j] if n >= begin and n < end else start[e, n]
 
     @kernel
-    def transposed(a, b, first, size, parts):
+    def transposed(a, b, first, begin, size, parts):
         """parts[e, p, k, n] = sum over rows m of part p, ascending, of a[e, m, k] b[e, m, first + n].
 
-        a (E or 1, M, K), b (E, M, >= first + N), parts (E, P, K, N): part p has rows [p size, (p + 1) size).
+        a (E or 1, M, K), b (E, M, >= first + N), parts (E, P, K, N): part p has those of rows [begin + p size, begin + (p + 1) size) that
+        there are.
         """
         left, right = cuda.shared.array((SIDE, square), real), cuda.shared.array((SIDE, square), real)
         total = cuda.local.array((edge, edge), real)
@@ -89,11 +93,12 @@ def make_products(dtype, edge: int) -> Products:
         e, p, thread = cuda.blockIdx.x // P, cuda.blockIdx.x % P, cuda.threadIdx.x
         k0, n0 = cuda.blockIdx.y * square, cuda.blockIdx.z * square
         row, column, A = thread // SIDE, thread % SIDE, a[e % a.shape[0]]
-        last = (p + 1) * size if (p + 1) * size < M else M
+        head, last = begin + p * size, begin + (p + 1) * size
+        head, last = head if head > 0 else 0, last if last < M else M
         for i in range(edge):
             for j in range(edge):
                 total[i, j] = real(0.0)
-        for m0 in range(p * size, last, SIDE):
+        for m0 in range(head, last, SIDE):
             m = m0 + row
             for j in range(edge):
                 k, n = k0 + column + SIDE * j, n0 + column + SIDE * j
@@ -109,7 +114,29 @@ def make_products(dtype, edge: int) -> Products:
                 if k < K and n < N:
                     parts[e, p, k, n] = total[i, j]
 
-    return Products(product, transposed, square)
+    @kernel
+    def columns(b, begin, size, parts):
+        """parts[e, p, n] = sum over rows of part p, as in `transposed`, ascending, of b[e, m, n]."""
+        n, p, e = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x, cuda.blockIdx.y, cuda.blockIdx.z
+        head, last = begin + p * size, begin + (p + 1) * size
+        head, last = head if head > 0 else 0, last if last < b.shape[1] else b.shape[1]
+        if n < b.shape[2]:
+            value = real(0.0)
+            for m in range(head, last):
+                value += b[e, m, n]
+            parts[e, p, n] = value
+
+    @kernel
+    def add_parts(parts, total):
+        """total[e, i] += parts[e, p, i], the last part first."""
+        i, e = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x, cuda.blockIdx.y
+        if i < total.shape[1]:
+            value = total[e, i]
+            for p in range(parts.shape[1] - 1, -1, -1):
+                value += parts[e, p, i]
+            total[e, i] = value
+
+    return Products(product, transposed, columns, add_parts, square)
 
 
 def product(a, first: int, b, start, c, begin: int, end: int) -> None:
@@ -120,17 +147,39 @@ def product(a, first: int, b, start, c, begin: int, end: int) -> None:
         target.launch(kernels.product, blocks, THREADS, 0, a, first, b, start, c, begin, end)
 
 
-def part_sizes(M: int) -> tuple[int, int]:
-    """(parts, rows of each) that M rows are summed in: a function of M alone."""
-    size = max(PART, -(-M // PARTS))
-    return -(-M // size), size
+class Parts(NamedTuple):
+    """How rows are summed: in parts of `size`, added from the last to the first. The first one lacks its first `skip` rows.
+
+    Rows that come in several calls, the last ones first, cut where parts begin, so give the same bits.
+    """
+
+    size: int = PART
+    skip: int = 0
+
+    def groups(self, M: int):
+        """(first row, how many parts) of M rows, the last ones first, as many at a time as may be in memory."""
+        for end in range(-(-(M + self.skip) // self.size), 0, -PARTS):
+            count = min(PARTS, end)
+            yield (end - count) * self.size - self.skip, count
 
 
-def product_transposed(a, b, first: int, N: int, empty):
-    """a^T b[..., first : first + N] over rows, (E, K, N). a (E or 1, M, K), b (E, M, >= first + N); `empty` makes arrays."""
-    (E, M), K, kernels = b.shape[:2], a.shape[2], make_products(b.dtype, EDGE)
-    P, size = part_sizes(M)
-    parts = empty((E, P, K, N), b.dtype)
-    if parts.size:
-        target.launch(kernels.transposed, (E * P, -(-K // kernels.square), -(-N // kernels.square)), THREADS, 0, a, b, first, size, parts)
-    return parts.sum(axis=1)
+def add_transposed(a, b, first: int, total, empty, rows: Parts) -> None:
+    """total (E, K, N) += a^T b[..., first : first + N] over rows. a (E or 1, M, K), b (E, M, >= first + N); `empty` makes arrays."""
+    (E, K, N), kernels = total.shape, make_products(b.dtype, EDGE)
+    for begin, count in rows.groups(b.shape[1]) if total.size else ():
+        parts, squares = empty((E, count, K, N), b.dtype), (-(-K // kernels.square), -(-N // kernels.square))
+        target.launch(kernels.transposed, (E * count, *squares), THREADS, 0, a, b, first, begin, rows.size, parts)
+        _add_parts(kernels, parts.reshape(E, count, K * N), total.reshape(E, K * N))
+
+
+def add_columns(b, total, empty, rows: Parts) -> None:
+    """total (E, N) += the sums of b (E, M, N) over rows."""
+    (E, N), kernels = total.shape, make_products(b.dtype, EDGE)
+    for begin, count in rows.groups(b.shape[1]) if total.size else ():
+        parts = empty((E, count, N), b.dtype)
+        target.launch(kernels.columns, (-(-N // ELEMENTS), count, E), ELEMENTS, 0, b, begin, rows.size, parts)
+        _add_parts(kernels, parts, total)
+
+
+def _add_parts(kernels: Products, parts, total) -> None:
+    target.launch(kernels.add_parts, (-(-total.shape[1] // ELEMENTS), len(total)), ELEMENTS, 0, parts, total)

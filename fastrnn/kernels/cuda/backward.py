@@ -1,0 +1,255 @@
+"""The time loop of any cell on the GPU, backward; see `loop`."""
+
+from functools import cache
+
+import numpy as np
+from numba import cuda, int64
+
+from ..._jit import pointwise
+from ..._math import fma
+from .._loop import layout
+from .._take import PUT, TAKE
+from .loop import Block, find_rows, following, masked, pulled, summed_slots, time_of, u
+from .target import kernel, number
+
+
+@cache
+def make_backward(cell, dtype, rows: int, units: int):
+    """The backward kernel: fills `flow` and `back`, takes `dstate` (E, S, B, H) from span.end to span.begin.
+
+    start (E, S, B, H): the state at span.offset. limit: the bound on dL/da, infinite for none. `units`: see `resident_units`.
+    """
+    step_backward, modulate_backward, real = cell.step_backward, cell.modulate_backward, number(dtype)
+    G, S, P, K = len(cell.slots), len(cell.states), len(cell.parameters), len(cell.saved)
+    take_states, take_saved, take_unit = TAKE[S], TAKE[K], TAKE[P]
+    put_gates, put_states, put_unit = PUT[G], PUT[S], PUT[P]
+    _, _, (rec0, rec1), (mod0, mod1) = layout(cell)
+    recurrent, modulated, (_, L) = rec1 > rec0, mod1 > mod0, summed_slots(cell)
+    max_of_p, max_of_k, room = P or 1, K or 1, units or 1
+    # in shared memory: dL/dstate (S, rows, H); the gradients of L slots (L, H, rows); their products with the weights (rows, L, H)
+
+    @pointwise
+    def multiply(slots, weights, block, H):
+        """The products of `slots` slots' gradients with their weights (E, slots H, H), slot by slot, k ascending."""
+        memory, acc, stride = block.memory, cuda.local.array(rows, real), u(H)
+        g, j = cuda.threadIdx.x // H, cuda.threadIdx.x % H
+        while g < slots:
+            for r in range(rows):
+                acc[r] = real(0.0)
+            at, given = u((block.member * slots + g) * H * H + j), u((S * H + g * H) * rows)
+            for _ in range(H):
+                weight = weights[at]
+                for r in range(rows):
+                    acc[r] = fma(memory[given + u(r)], weight, acc[r])
+                at, given = at + stride, given + u(rows)
+            for r in range(rows):
+                memory[u(((S + L) * rows + r * L + g) * H + j)] = acc[r]
+            g, j = following(g, j, cuda.blockDim.x, H)
+
+    @pointwise
+    def multiply_resident(g, j, w, block):
+        """As `multiply`, of the only product: w (units,) are the weights of this thread's sum."""
+        memory, acc = block.memory, cuda.local.array(rows, real)
+        if g < rec1 - rec0:
+            for r in range(rows):
+                acc[r] = real(0.0)
+            given = u((S + g) * units * rows)
+            for k in range(units):
+                for r in range(rows):
+                    acc[r] = fma(memory[given + u(k * rows + r)], w[k], acc[r])
+            for r in range(rows):
+                memory[u(((S + L) * rows + r * L + g) * units + j)] = acc[r]
+
+    @pointwise
+    def product_of(slots, r, j, block, run):
+        """The gradient of unit j's operand of row r, from what `multiply` left."""
+        total = real(0.0)
+        for g in range(slots):
+            total += block.memory[u(((S + L) * rows + r * L + g) * run.span.H + j)]
+        return masked(total, run.batch.mask, run.span, block.member, block.b[u(r)], j)
+
+    @pointwise
+    def states_of(n, t, b, j, old, new, member, run, start):
+        """Unit j's states before and after step n, from y, the tape, and the start state."""
+        span, H = run.span, run.span.H
+        row = (member * span.tape + n - span.offset) * span.B + b
+        new[0, 0] = run.trace.y[u(((member * span.T + t) * span.B + b) * span.width + span.column + j)]
+        for i in range(1, S):
+            new[i, 0] = run.trace.others[u((row * (S - 1) + i - 1) * H + j)]
+        if n > span.offset:
+            before = t + 1 if span.reverse else t - 1
+            h = run.trace.y[u(((member * span.T + before) * span.B + b) * span.width + span.column + j)]
+            old[0, 0] = pulled(h, run.batch, span, member, before, b, j)
+            for i in range(1, S):
+                old[i, 0] = run.trace.others[u(((row - span.B) * (S - 1) + i - 1) * H + j)]
+        else:
+            for i in range(S):
+                old[i, 0] = start[u(((member * S + i) * span.B + b) * H + j)]
+
+    @pointwise
+    def receive(n, t, r, j, ds, block, run, flow):
+        """dL/dstate after step n, which is then complete."""
+        span, H, b, alpha = run.span, run.span.H, block.b[u(r)], run.batch.alpha
+        for i in range(S):
+            ds[i, 0] = block.memory[u((i * rows + r) * H + j)]
+        if recurrent:
+            ds[0, 0] += product_of(rec1 - rec0, r, j, block, run)
+        if alpha.shape[0] > 0:
+            ds[0, 0] = (real(1.0) - alpha[u(t)]) * ds[0, 0]
+        if flow.dy.shape[0] > 0:
+            ds[0, 0] += flow.dy[u(((block.member * span.T + t) * span.B + b) * span.width + span.column + j)]
+        if span.shown > 0:
+            row = (block.member * span.shown + n - span.offset) * span.B + b
+            for i in range(S):
+                flow.dstates[u((row * S + i) * H + j)] = ds[i, 0]
+
+    @pointwise
+    def load(n, r, j, kept, p, block, run):
+        """What the tape has of step n, and the parameters of unit j."""
+        span, H = run.span, run.span.H
+        row = (block.member * span.tape + n - span.offset) * span.B + block.b[u(r)]
+        for i in range(K):
+            kept[i, 0] = run.trace.saved[u((row * K + i) * H + j)]
+        for i in range(P):
+            p[i, 0] = run.weights.unit[u((block.member * P + i) * H + j)]
+
+    @pointwise
+    def clip(da, limit, cut):
+        """da (G, 1) to at most `limit`; in `cut`, what that did."""
+        if limit < real(np.inf):
+            for g in range(G):
+                size = abs(da[g, 0])
+                cut[2] += size
+                if size > limit:
+                    cut[0] += real(1.0)
+                    cut[1] += size - limit
+                    da[g, 0] = limit if da[g, 0] > real(0.0) else -limit
+
+    @pointwise
+    def write(n, r, j, da, block, run, flow, back):
+        """The gradients of unit j's pre-activations (G, 1)."""
+        span, H, b = run.span, run.span.H, block.b[u(r)]
+        row = (block.member * (span.end - span.begin) + n - span.begin) * span.B + b
+        for g in range(G):
+            back.dz[u((row * G + g) * H + j)] = da[g, 0]
+        if span.shown > 0:
+            shown = (block.member * span.shown + n - span.offset) * span.B + b
+            for g in range(G):
+                flow.dpreactivations[u((shown * G + g) * H + j)] = da[g, 0]
+
+    @pointwise
+    def give(r, j, begin, end, da, memory, H):
+        """The gradients of unit j's slots [begin, end) to all threads."""
+        for g in range(begin, end):
+            memory[u((S * H + (g - begin) * H + j) * rows + r)] = da[g, 0]
+
+    @pointwise
+    def retreat(n, r, j, da, block, run, start, flow, back):
+        """Unit j of row r by a step: the gradients of its pre-activations (G, 1), and of its state but for the product."""
+        span, member, H, b = run.span, block.member, run.span.H, block.b[u(r)]
+        ds, old, new = cuda.local.array((S, 1), real), cuda.local.array((S, 1), real), cuda.local.array((S, 1), real)
+        kept, p, dp = (cuda.local.array((max_of_k, 1), real), cuda.local.array((max_of_p, 1), real), cuda.local.array((max_of_p, 1), real))
+        t = time_of(n, block.length[u(r)], span.reverse)
+        receive(n, t, r, j, ds, block, run, flow)
+        states_of(n, t, b, j, old, new, member, run, start)
+        load(n, r, j, kept, p, block, run)
+        gates, states, units = step_backward(
+            take_saved(kept, 0), take_states(old, 0), take_states(new, 0), take_unit(p, 0), take_states(ds, 0)
+        )
+        put_gates(da, 0, gates)
+        put_states(ds, 0, states)
+        put_unit(dp, 0, units)
+        row = (member * (span.end - span.begin) + n - span.begin) * span.B + b
+        for i in range(P):
+            back.dunit[u((row * P + i) * H + j)] = dp[i, 0]
+        for i in range(S):
+            block.memory[u((i * rows + r) * H + j)] = ds[i, 0]
+        back.held[u(row * H + j)] = old[0, 0] if modulated else masked(old[0, 0], run.batch.mask, span, member, b, j)
+
+    @pointwise
+    def add_modulated(n, r, j, da, block, run, back):
+        """What the gradient of unit j's modulated operand adds to those of its other slots, and of its state."""
+        span, member, H, b = run.span, block.member, run.span.H, block.b[u(r)]
+        kept, p = cuda.local.array((max_of_k, 1), real), cuda.local.array((max_of_p, 1), real)
+        row, du = (member * (span.end - span.begin) + n - span.begin) * span.B + b, product_of(mod1 - mod0, r, j, block, run)
+        load(n, r, j, kept, p, block, run)
+        h = back.held[u(row * H + j)]
+        operand, gates, states = modulate_backward(take_saved(kept, 0), h, take_unit(p, 0), du)
+        back.held[u(row * H + j)] = masked(h, run.batch.mask, span, member, b, j)
+        back.modulated[u(row * H + j)] = masked(operand, run.batch.mask, span, member, b, j)
+        for g in range(G):
+            da[g, 0] = back.dz[u((row * G + g) * H + j)]
+        for g in range(len(gates)):
+            da[g, 0] += gates[g]
+        for i in range(len(states)):
+            block.memory[u((i * rows + r) * H + j)] += states[i]
+
+    @pointwise
+    def nothing(da):
+        for g in range(G):
+            da[g, 0] = real(0.0)
+
+    @kernel
+    def backward(run, start, flow, dstate, limit, back):
+        memory, b, length = cuda.shared.array(0, real), cuda.shared.array(rows, int64), cuda.shared.array(rows, int64)
+        da, cut = cuda.local.array((G, 1), real), cuda.local.array(3, real)
+        span, thread, threads = run.span, cuda.threadIdx.x, cuda.blockDim.x
+        B, H, slices = span.B, span.H, (span.B + rows - 1) // rows
+        find_rows(rows, run.batch, slices, B, b, length)
+        member, behind = cuda.blockIdx.x // slices, B - cuda.blockIdx.x % slices * rows
+        block, w = Block(member, b, length, memory), cuda.local.array(room, real)
+        r0, j0 = thread // H, thread % H
+        if units > 0 and r0 < rec1 - rec0:
+            for k in range(units):
+                w[k] = run.weights.recurrent[u(((member * (rec1 - rec0) + r0) * units + k) * units + j0)]
+        for i in range(3):
+            cut[i] = real(0.0)
+        for c in range(thread, rows * H, threads):
+            r, j = c // H, c % H
+            for i in range(S):
+                memory[u((i * rows + r) * H + j)] = dstate[u(((member * S + i) * B + b[u(r)]) * H + j)]
+            for g in range(L):
+                memory[u(((S + L) * rows + r * L + g) * H + j)] = real(0.0)
+        cuda.syncthreads()  # a row behind the last one has read the last one's
+        for n in range((length[0] if length[0] < span.end else span.end) - 1, span.begin - 1, -1):
+            r, j = r0, j0
+            while r < rows:
+                nothing(da)
+                if n < length[u(r)]:
+                    retreat(n, r, j, da, block, run, start, flow, back)
+                    if not modulated:
+                        clip(da, limit, cut)
+                    write(n, r, j, da, block, run, flow, back)
+                give(r, j, mod0 if modulated else rec0, mod1 if modulated else rec1, da, memory, H)
+                r, j = following(r, j, threads, H)
+            cuda.syncthreads()
+            if modulated:
+                multiply(mod1 - mod0, run.weights.modulated, block, H)
+                cuda.syncthreads()
+                r, j = r0, j0
+                while r < rows:
+                    nothing(da)
+                    if n < length[u(r)]:
+                        add_modulated(n, r, j, da, block, run, back)
+                        clip(da, limit, cut)
+                        write(n, r, j, da, block, run, flow, back)
+                    give(r, j, rec0, rec1, da, memory, H)
+                    r, j = following(r, j, threads, H)
+                cuda.syncthreads()
+            if units > 0:
+                multiply_resident(r0, j0, w, block)
+                cuda.syncthreads()
+            elif recurrent:
+                multiply(rec1 - rec0, run.weights.recurrent, block, H)
+                cuda.syncthreads()
+        for c in range(thread, rows * H, threads):
+            r, j = c // H, c % H
+            if r < behind:
+                for i in range(S):
+                    dstate[u(((member * S + i) * B + b[u(r)]) * H + j)] = memory[u((i * rows + r) * H + j)]
+                if recurrent:
+                    dstate[u((member * S * B + b[u(r)]) * H + j)] += product_of(rec1 - rec0, r, j, block, run)
+        for i in range(3):
+            back.cut[u((cuda.blockIdx.x * threads + thread) * 3 + i)] = cut[i]
+
+    return backward

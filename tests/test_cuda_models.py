@@ -1,0 +1,286 @@
+"""Models and ensembles on a GPU that is simulated: what training makes of them is, to rounding, what it makes of them on the CPU."""
+
+import importlib
+
+import numpy as np
+import pytest
+from processes import ROOT
+from test_cuda import assert_alike
+from tolerances import TOLERANCES
+
+import fastrnn as fr
+from fastrnn import losses
+from fastrnn.kernels.cuda import product
+
+T, B, D, O = 5, 4, 2, 3
+LENGTHS = np.array([3, 5, 0, 4])
+
+
+def values(readout, symbols=False, classes=False, seed=0):
+    """(x, target, lengths), with NaN past the ends of real-valued sequences."""
+    rng = np.random.default_rng(seed)
+    x = rng.integers(0, 6, (T, B)) if symbols else rng.normal(size=(T, B, D))
+    shape = (T, B) if readout == "every" else (B,)
+    target = rng.integers(0, O, shape) if classes else rng.uniform(size=(*shape, O))
+    if not symbols:
+        x[np.arange(T)[:, None] >= LENGTHS] = np.nan
+    return x, target, LENGTHS
+
+
+def symbols(device):
+    layers = fr.Embedding(6, 3, device=device, dtype="float64"), fr.LSTM(3, 4, device=device, dtype="float64", seed=1)
+    top = fr.Linear(4, O, device=device, dtype="float64", seed=2)
+    return fr.Model(*layers, fr.Dropout(0.3), top, loss=fr.CrossEntropy(), readout="every")
+
+
+def last(device):
+    net = fr.GRU(D, 3, device=device, dtype="float64", bidirectional=True, num_layers=2, dropout=0.2, initial_state="learned")
+    return fr.Model(net, fr.Linear(6, O, device=device, dtype="float64"), loss=fr.MeanSquaredError(), readout="last")
+
+
+def mean(device):
+    net = fr.RNN(D, 4, device=device, dtype="float64", recurrent_dropout=0.2)
+    below = fr.Linear(D, D, device=device, dtype="float64", activation="tanh", seed=3)
+    return fr.Model(below, net, fr.Linear(4, O, device=device, dtype="float64"), loss=fr.BinaryCrossEntropy(), readout="mean")
+
+
+MODELS = {"symbols": (symbols, ("every", True, True)), "last": (last, ("last",)), "mean": (mean, ("mean",))}
+OPTIMIZERS = {
+    "sgd": fr.SGD(0.1, clip_norm=0.01),
+    "momentum": fr.SGD(0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
+    "rmsprop": fr.RMSprop(0.01, clip_value=0.001),
+    "centered": fr.RMSprop(0.01, centered=True, momentum=0.5),
+    "adam": fr.Adam(0.01, clip_norm=0.05),
+    "adamw": fr.AdamW(0.01),
+}
+
+
+def assert_trained_alike(one, other, histories):
+    for name in one.params:
+        assert_alike(other.params[name], one.params[name], name)
+    for name in ("loss", "gradient_norm"):
+        assert_alike(histories[1].steps[name], histories[0].steps[name], name)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_training(name, gpu):
+    build, data = MODELS[name]
+    models, data = [build("cpu"), build("cuda")], values(*data)
+    histories = [fr.fit(model, data, validation=data, epochs=3, batch_size=3, seed=1, optimizer=OPTIMIZERS["adam"]) for model in models]
+    assert_trained_alike(*models, histories)
+    assert np.allclose(histories[1]["validation_loss"], histories[0]["validation_loss"], rtol=TOLERANCES["devices"], atol=0)
+    assert_alike(models[1].predict(data[0], data[2]), models[0].predict(data[0], data[2]), "prediction")
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizers(name, gpu):
+    models, data = [mean("cpu"), mean("cuda")], values("mean")
+    histories = [fr.fit(model, data, epochs=3, seed=1, optimizer=OPTIMIZERS[name]) for model in models]
+    assert_trained_alike(*models, histories)
+
+
+@pytest.mark.parametrize("name", ["symbols", "mean"])
+def test_truncation_and_a_carried_state(name, gpu):
+    build, data = MODELS[name]
+    models, data = [build("cpu"), build("cuda")], values(*data)
+    options = {"epochs": 2, "bptt": fr.Truncated(2), "shuffle": False, "carry_state": True}
+    histories = [fr.fit(model, data, **options) for model in models]
+    assert_trained_alike(*models, histories)
+
+
+def test_float32(gpu):
+    x, target, lengths = values("last")
+    models = []
+    for device in ("cpu", "cuda"):
+        net = fr.LSTM(D, 4, device=device), fr.Linear(4, O, device=device)
+        models.append(fr.Model(*net, loss=fr.MeanSquaredError()))
+        fr.fit(models[-1], (x, target, lengths), epochs=2)
+    for name in models[0].params:
+        assert_alike(models[1].params[name], models[0].params[name], name)
+
+
+def test_arrays_of_the_device_enter_as_they_are(gpu):
+    model, (x, target, lengths) = last("cuda"), values("last")
+    put = model.device.put
+    got, want = model.gradient(put(x), put(target), lengths), model.gradient(x, target, lengths)
+    assert (got.grads.flat == want.grads.flat).all() and got.loss == want.loss
+
+
+def test_a_run_goes_on_from_its_checkpoint_with_the_same_bits(gpu, tmp_path):
+    data, path = values("last"), tmp_path / "run"
+    whole, parts = last("cuda"), last("cuda")
+    fr.fit(whole, data, epochs=4, batch_size=2)
+    fr.fit(parts, data, epochs=2, batch_size=2, checkpoint=path)
+    parts = last("cuda")
+    fr.fit(parts, data, epochs=4, batch_size=2, checkpoint=path, resume=True)
+    assert (parts.params.flat == whole.params.flat).all()
+
+
+def test_a_saved_model_is_read_on_the_cpu(gpu, tmp_path):
+    model = symbols("cuda")
+    model.save(tmp_path / "model")
+    again = fr.load(tmp_path / "model")
+    assert again.device.name == "cpu"
+    assert (again.params.flat == model.params.flat.get()).all()
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing(gpu):
+    model, (x, target, lengths) = last("cuda"), values("last")
+    x[0] = np.inf
+    before = model.params.flat.get()
+    with pytest.raises(fr.NonFiniteError):
+        fr.fit(model, (x, target, lengths), epochs=1)
+    assert (model.params.flat.get() == before).all()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_ensembles(name, gpu):
+    """As on the CPU to rounding, and each member with the bits of its model alone."""
+    build, data = MODELS[name]
+    data = values(*data)
+    rates = [fr.Adam(rate) for rate in (1e-3, 1e-2, 1e-1)]
+    ensembles = [fr.Ensemble(build(device), seeds=(3, 1, 4)) for device in ("cpu", "cuda")]
+    alone = fr.Ensemble(build("cuda"), seeds=(3, 1, 4)).members
+    histories = [fr.fit(ensemble, data, validation=data, epochs=2, batch_size=3, optimizer=rates) for ensemble in ensembles]
+    assert_alike(ensembles[1].params.flat, ensembles[0].params.flat, "parameters")
+    assert_alike(histories[1]["loss"], histories[0]["loss"], "loss")
+    for seed, model, rate, member in zip((3, 1, 4), alone, rates, ensembles[1].members):
+        fr.fit(model, data, validation=data, epochs=2, batch_size=3, optimizer=rate, seed=seed)
+        assert (member.params.flat == model.params.flat).all()
+
+
+def test_members_of_an_ensemble_that_end_early(gpu):
+    data = values("last")
+    ensembles = [fr.Ensemble(last(device), members=3) for device in ("cpu", "cuda")]
+
+    def ends(report):
+        return report.model.layers[0].seed % 4 == 2  # the second one's
+
+    for ensemble in ensembles:
+        fr.fit(ensemble, data, epochs=3, callbacks=ends)
+    assert_alike(ensembles[1].params.flat, ensembles[0].params.flat, "parameters")
+
+
+def test_layers_on_two_devices_are_refused(gpu):
+    with pytest.raises(ValueError, match=r"layers: one device is required for all; got \['cpu', 'cuda'\]"):
+        fr.Model(fr.LSTM(2, 3, device="cuda"), fr.Linear(3, 2), loss=fr.CrossEntropy())
+
+
+def test_a_loss_of_ones_own_is_refused(gpu):
+    class Own(losses.MeanSquaredError):
+        name = "own"
+
+    net = fr.LSTM(D, 3, device="cuda"), fr.Linear(3, O, device="cuda")
+    with pytest.raises(ValueError, match="loss: CrossEntropy, .* are required of a model on a GPU"):
+        fr.Model(*net, loss=Own()).gradient(*values("last"))
+
+
+def looped(device, kind):
+    """A model whose output can enter at the next step: real values beside another input, symbols of an embedding, or one-hot symbols."""
+    options = {"device": device, "dtype": "float64"}
+    if kind == "values":
+        layers = fr.LSTM(D + O, 4, num_layers=2, initial_state="learned", **options), fr.Linear(4, O, activation="tanh", **options)
+        return fr.Model(*layers, loss=fr.MeanSquaredError(), readout="every")
+    net = fr.GRU(3 if kind == "embedded" else O, 4, recurrent_dropout=0.2, reset_after=False, **options)
+    first = [fr.Embedding(O, 3, **options)] if kind == "embedded" else []
+    return fr.Model(*first, net, fr.Linear(4, O, **options), loss=fr.CrossEntropy(), readout="every")
+
+
+def loop_data(kind, seed=0):
+    rng = np.random.default_rng(seed)
+    if kind == "values":
+        x = rng.normal(size=(T, B, D + O))
+        x[np.arange(T)[:, None] >= LENGTHS] = np.nan
+        return x, rng.normal(size=(T, B, O)), LENGTHS
+    x = rng.integers(0, O, (T, B))
+    return (x if kind == "embedded" else np.eye(O)[x]), rng.integers(0, O, (T, B)), LENGTHS
+
+
+FORCINGS = [
+    ("values", fr.FreeRunning()),
+    ("values", fr.ScheduledSampling(0.5)),
+    *((kind, fr.ScheduledSampling(0.7, feed=feed)) for kind in ("embedded", "one-hot") for feed in ("probabilities", "sample", "argmax")),
+]
+
+
+@pytest.mark.parametrize("clip", [None, 1e-3])
+@pytest.mark.parametrize("kind, forcing", FORCINGS, ids=str)
+def test_forcing(kind, forcing, clip, gpu):
+    results = []
+    for device in ("cpu", "cuda"):
+        model = looped(device, kind)
+        rng, bptt = np.random.default_rng(3), fr.Full(clip=clip)
+        results.append(model.gradient(*loop_data(kind), forcing=forcing, rng=rng, bptt=bptt))
+    want, got = results
+    assert np.isclose(got.loss, want.loss, rtol=TOLERANCES["devices"])
+    assert_alike(got.prediction, want.prediction, "prediction")
+    for name in want.grads:
+        assert_alike(got.grads[name], want.grads[name], name)
+    assert_alike(np.array(got.clipped, float), np.array(want.clipped, float), "clipped")
+    for ours, theirs in zip(got.state[0], want.state[0]):
+        assert_alike(ours, theirs, "state")
+
+
+def test_generalized_forcing(gpu):
+    results = []
+    for device in ("cpu", "cuda"):
+        net = fr.RNN(D, 4, device=device, dtype="float64"), fr.Linear(4, O, device=device, dtype="float64")
+        model = fr.Model(*net, loss=fr.MeanSquaredError(), readout="every")
+        x, target, lengths = values("every")
+        results.append(model.gradient(x, target, lengths, forcing=fr.GeneralizedForcing(0.3)).grads.flat)
+    assert_alike(results[1], results[0])
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.0}, {"temperature": 0.8, "top_k": 2, "top_p": 0.9, "stop": 1}], ids=str)
+@pytest.mark.parametrize("kind", ["values", "embedded", "one-hot"])
+def test_generation(kind, options, gpu):
+    if kind == "values":
+        options = {"inputs": np.random.default_rng(1).normal(size=(5, 2, D))}
+    x, _, _ = loop_data(kind)
+    want, got = (looped(device, kind).generate(x[:, :2], 6, lengths=[3, 5], seed=4, **options) for device in ("cpu", "cuda"))
+    assert_alike(got.outputs, want.outputs, "outputs")
+    assert (got.lengths == want.lengths).all()
+    assert got.symbols is want.symbols is None or (got.symbols == want.symbols).all()
+
+
+@pytest.mark.parametrize("kind", ["embedded", "one-hot"])
+def test_beam_search(kind, gpu):
+    x, _, _ = loop_data(kind)
+    want, got = (looped(device, kind).beam_search(x[:, :2], 5, width=3, lengths=[3, 5], stop=1) for device in ("cpu", "cuda"))
+    assert (got.symbols == want.symbols).all()
+    assert_alike(got.log_probabilities, want.log_probabilities)
+
+
+def test_ctc_is_refused(gpu):
+    net = fr.LSTM(D, 3, device="cuda"), fr.Linear(3, O, device="cuda")
+    with pytest.raises(ValueError, match="loss: CrossEntropy, .* are required of a model on a GPU; got CTC"):
+        fr.Model(*net, loss=fr.CTC(), readout="every").gradient(values("every")[0], [[1], [1], [1], [1]])
+
+
+def test_an_optimizer_of_ones_own_is_refused(gpu):
+    class Own(fr.SGD):
+        pass
+
+    with pytest.raises(ValueError, match="optimizer: SGD, .* are required of a model on a GPU; got Own"):
+        fr.fit(last("cuda"), values("last"), epochs=1, optimizer=Own(0.1))
+
+
+@pytest.mark.parametrize("kind", ["model", "ensemble", "forced", "generated"])
+def test_what_make_gpu_compares_is_the_same_here(kind, gpu, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    module = importlib.import_module("gpu")
+    assert kind in module.TRAINED and module.trained(kind, T=3, B=2, hidden=2) <= module.TOLERANCES["float64"]
+    assert module.difference("lstm", {}, "float32", 3, T=3, B=2, D=2) <= module.TOLERANCES["float32"]
+
+
+@pytest.mark.parametrize("edge", [4])
+def test_linear_maps_of_many_members(edge, gpu, monkeypatch):
+    monkeypatch.setattr(product, "EDGE", edge)
+    rng = np.random.default_rng(0)
+    host, device = fr.Linear(3, 5, dtype="float64"), fr.Linear(3, 5, dtype="float64", device="cuda")
+    x, dy = rng.normal(size=(2, 7, 3)), rng.normal(size=(2, 7, 5))
+    (y, tape), (y2, tape2) = host.forward(x), device.forward(x)
+    assert_alike(y2, y)
+    (dx, grads), (dx2, grads2) = host.backward(tape, dy), device.backward(tape2, dy)
+    assert_alike(dx2, dx)
+    assert_alike(grads2.flat, grads.flat)
