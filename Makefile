@@ -54,11 +54,12 @@ bench: $(BENCH)/installed
 # Needs a GPU. PyTorch, for its cuDNN, in the build for CUDA that its index has.
 $(GPU)/installed: pyproject.toml
 	$(PYTHON) -m venv --clear $(GPU)
-	$(GPU)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[cuda]' torch
+	$(GPU)/bin/python -m pip install --quiet --disable-pip-version-check torch
+	$(GPU)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[cuda]'
 	touch $@
 
 gpu: $(GPU)/installed
-	$(GPU)/bin/python benchmarks/gpu.py --out $(OUT)/gpu.jsonl
+	$(GPU)/bin/python benchmarks/gpu.py --out docs/gpu.jsonl
 
 lint: $(VENV)/installed
 	$(RUN) -m ruff check .

@@ -1,6 +1,7 @@
 """The kernels on a GPU: right, clean, and how fast beside cuDNN.
 
     python benchmarks/gpu.py [--out FILE] [--only PART ...]
+    python benchmarks/gpu.py --table FILE
 
 Needs a CUDA device, Numba, CuPy, and for the comparison PyTorch. Four parts, in this order:
 
@@ -10,8 +11,8 @@ sanitize   fourteen shapes under compute-sanitizer: memcheck, racecheck, initche
 times      one layer, T = 512, forward and forward + backward, by device events: medians of fastrnn and of PyTorch's cuDNN;
 ensembles  an update of 1 to 4 096 members, lstm(64), beside PyTorch one model after another and torch.func's vmap over members.
 
-Every result is a JSON line in FILE (results/gpu.jsonl), after one that says what machine it was. The status is 1 where a value is
-wrong or the sanitizer found something.
+Every result is a JSON line in FILE (docs/gpu.jsonl), after one that says what machine it was. The status is 1 where a value is wrong
+or the sanitizer found something. --table draws tables of the times in FILE, in Markdown: milliseconds, and the others' over fastrnn's.
 """
 
 import argparse
@@ -30,6 +31,9 @@ import fastrnn as fr
 from fastrnn.cells import CELLS
 from fastrnn.kernels.cuda import target
 
+if torch is not None and not torch.cuda.is_available():
+    torch = None  # a build without CUDA is no peer here
+
 VARIANTS = [*((name, {}) for name in CELLS), ("gru", {"reset_after": False}), ("lstm", {"peepholes": True}), ("leaky", {"learn_tau": True})]
 SHAPES = ((1, 1, 1, 1), (3, 2, 2, 5), (5, 3, 1, 31), (4, 5, 7, 32), (6, 4, 3, 33), (2, 9, 4, 64), (3, 6, 8, 65), (7, 1, 16, 96),
           (4, 17, 5, 128), (3, 8, 33, 200), (2, 3, 64, 513), (5, 33, 3, 48), (2, 300, 4, 20), (2, 520, 3, 8))  # fmt: skip
@@ -43,9 +47,13 @@ MEMBERS, UNITS, LENGTH, ROWS, UPDATES = (1, 4, 16, 64, 256, 1000, 4096), 64, 100
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("results/gpu.jsonl"))
+    parser.add_argument("--out", type=Path, default=Path("docs/gpu.jsonl"), metavar="FILE")
+    parser.add_argument("--table", type=Path, metavar="FILE")
     parser.add_argument("--only", nargs="+", choices=[*PARTS, "shapes"], default=list(PARTS), metavar="PART", help=f"of {', '.join(PARTS)}")
     given = parser.parse_args()
+    if given.table:
+        print("\n".join(table([json.loads(line) for line in given.table.read_text().splitlines()])))
+        return 0
     missing = target.missing()
     if missing:
         print(f"nothing can be run on a GPU here; missing: {' and '.join(missing)}", file=sys.stderr)
@@ -60,8 +68,25 @@ def main() -> int:
             file.flush()
             print(" ".join(f"{key} {value}" for key, value in record.items()), flush=True)
 
+        if len(given.only) == 1:
+            return PARTS[given.only[0]](keep)
         keep({"machine": dict(target.describe()), "python": platform.python_version(), "fastrnn": fr.__version__} | peer())
-        return max(PARTS[part](keep) for part in given.only)
+    # each in a process of its own: a kernel that fails takes all later ones of its process with it
+    ended = [subprocess.run([sys.executable, __file__, "--out", given.out, "--only", part]).returncode for part in given.only]
+    print("\n".join(table([json.loads(line) for line in given.out.read_text().splitlines()])))
+    return max(map(abs, ended))
+
+
+def attempt(measure, *arguments):
+    """What `measure` gives, or in words why it gives nothing."""
+    try:
+        return measure(*arguments)
+    except Exception as error:  # noqa: BLE001  whatever it is, the next measurement is worth making
+        return f"{type(error).__name__}: {error}"
+    finally:
+        target.arrays().get_default_memory_pool().free_all_blocks()
+        if torch is not None and torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def peer() -> dict:
@@ -76,19 +101,21 @@ def values(keep) -> int:
     for name, options in VARIANTS:
         for dtype, limit in TOLERANCES.items():
             for hidden in (5, 64, 200):
-                error = difference(name, options, dtype, hidden, T=40, B=9, D=7)
-                worst |= error > limit
-                keep({"values": name, "options": options, "dtype": dtype, "H": hidden, "error": error, "right": error <= limit})
+                error = attempt(difference, name, options, dtype, hidden, 40, 9, 7)
+                right = isinstance(error, float) and error <= limit  # which NaN is not
+                worst |= not right
+                keep({"values": name, "options": options, "dtype": dtype, "H": hidden, "error": error, "right": right})
     for kind in TRAINED:
-        error = trained(kind)
-        worst |= error > TOLERANCES["float64"]
-        keep({"values": kind, "dtype": "float64", "error": error, "right": error <= TOLERANCES["float64"]})
+        error = attempt(trained, kind)
+        right = isinstance(error, float) and error <= TOLERANCES["float64"]
+        worst |= not right
+        keep({"values": kind, "dtype": "float64", "error": error, "right": right})
     return worst
 
 
 def model(device: str, dtype: str, hidden: int) -> fr.Model:
     options = {"device": device, "dtype": dtype}
-    layers = fr.Embedding(SYMBOLS, 16, **options), fr.LSTM(16, hidden, **options), fr.Linear(hidden, SYMBOLS, **options)
+    layers = fr.Embedding(SYMBOLS, 16, **options), fr.GRU(16, hidden, **options), fr.Linear(hidden, SYMBOLS, **options)
     return fr.Model(*layers, loss=fr.CrossEntropy(), readout="every")
 
 
@@ -124,7 +151,8 @@ def difference(name: str, options: dict, dtype: str, hidden: int, T: int, B: int
         grads = net.backward(tape, dy, state)
         states = [*(state if isinstance(state, tuple) else (state,)), *(grads.state if isinstance(grads.state, tuple) else (grads.state,))]
         found.append([net.device.get(array) for array in (y, grads.x, *states, *grads.params.values())])
-    return max(float(np.abs(got - want).max(initial=0.0) / max(np.abs(want).max(initial=0.0), 1e-30)) for want, got in zip(*found))
+    errors = [np.abs(got - want).max(initial=0.0) / max(np.abs(want).max(initial=0.0), 1e-30) for want, got in zip(*found)]
+    return float(np.max(errors))  # Python's own would pass over NaN
 
 
 # Sanitizer ----------------------------------------------------------------------------------------------------------
@@ -147,7 +175,7 @@ def sanitize(keep) -> int:
         command = [tool, "--tool", name, "--error-exitcode", "9", sys.executable, __file__, "--only", "shapes"]
         ended = subprocess.run(command, capture_output=True, text=True)
         found |= ended.returncode != 0
-        keep({"sanitize": name, "shapes": len(SHAPES), "status": ended.returncode, "said": ended.stdout.strip().splitlines()[-1:]})
+        keep({"sanitize": name, "shapes": len(SHAPES), "status": ended.returncode, "said": (ended.stdout + ended.stderr)[-4000:]})
     return found
 
 
@@ -159,14 +187,10 @@ def times(keep) -> int:
         for hidden in SIZES:
             for batch in BATCHES:
                 record = {"times": kind, "H": hidden, "B": batch, "T": STEPS}
-                try:
-                    forward, both = ours(kind, hidden, batch)
-                except ValueError as error:  # a size that the kernels refuse
-                    keep(record | {"fastrnn float32": str(error)})
-                else:
-                    keep(record | {"fastrnn float32": [forward, both]})
+                keep(record | {"fastrnn float32": attempt(ours, kind, hidden, batch)})
                 if torch is not None:
-                    keep(record | cudnn(kind, hidden, batch))
+                    found = attempt(cudnn, kind, hidden, batch)
+                    keep(record | (found if isinstance(found, dict) else {"cudnn": found}))
     return 0
 
 
@@ -187,7 +211,8 @@ def milliseconds(call) -> float:
 def ours(kind: str, hidden: int, batch: int) -> tuple[float, float]:
     cupy = target.arrays()
     net = getattr(fr, kind)(hidden, hidden, device="cuda")
-    x, dy = (cupy.random.standard_normal((STEPS, batch, hidden), cupy.float32) for _ in range(2))
+    rng = np.random.default_rng(0)
+    x, dy = (cupy.asarray(rng.standard_normal((STEPS, batch, hidden), np.float32)) for _ in range(2))
 
     def both():
         _, _, tape = net.forward(x)
@@ -223,9 +248,11 @@ def cudnn(kind: str, hidden: int, batch: int) -> dict:
 def ensembles(keep) -> int:
     """Milliseconds of an update, of all members together."""
     for members in MEMBERS:
-        record = {"ensembles": "lstm", "H": UNITS, "T": LENGTH, "B": ROWS, "members": members, "fastrnn": our_update(members)}
+        record = {"ensembles": "lstm", "H": UNITS, "T": LENGTH, "B": ROWS, "members": members}
+        record["fastrnn"] = attempt(our_update, members)
         if torch is not None:
-            record |= {"loop": members * torch_update(), "vmap": vmap_update(members)}
+            one = attempt(torch_update)
+            record |= {"loop": one if isinstance(one, str) else members * one, "vmap": attempt(vmap_update, members)}
         keep(record)
     return 0
 
@@ -266,7 +293,7 @@ def torch_update() -> float:
 
 
 def vmap_update(members: int):
-    """Gradients alone of a cell written out, as vmap knows no cuDNN; the reason where it does not work."""
+    """Gradients alone of a cell written out, as vmap knows no cuDNN."""
 
     def loss(w, u, b, v, x, y):
         h, c = torch.zeros(ROWS, UNITS, device="cuda"), torch.zeros(ROWS, UNITS, device="cuda")
@@ -280,10 +307,44 @@ def vmap_update(members: int):
     weights = [0.1 * torch.randn(members, *shape, device="cuda") for shape in shapes]
     x, y = torch.randn(LENGTH, ROWS, 2, device="cuda"), torch.randint(0, 2, (ROWS,), device="cuda")
     gradient = torch.func.vmap(torch.func.grad(loss, argnums=(0, 1, 2, 3)), in_dims=(0, 0, 0, 0, None, None))
-    try:
-        return wall(lambda: gradient(*weights, x, y))
-    except RuntimeError as error:  # out of memory, above all
-        return f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    return wall(lambda: gradient(*weights, x, y))
+
+
+# Tables -------------------------------------------------------------------------------------------------------------
+
+
+def table(records: list[dict]):
+    """Lines of Markdown."""
+    yield f"{next((record['machine'] for record in records if 'machine' in record), 'machine not said')}"
+    peers = [f"cudnn {label}" for label in ("float32", "tf32", "bf16", "fp16")]
+    yield from head("cell", "H", "B", "forward, ms", *peers, "both ways, ms", *peers)
+    found = {}
+    for record in records:
+        if "times" in record:
+            found.setdefault((record["times"], record["H"], record["B"]), {}).update(record)
+    for key, record in found.items():
+        own, cells = record["fastrnn float32"], [*map(str, key)]
+        if isinstance(own, str):
+            yield row(*cells, own)
+            continue
+        for way in range(2):
+            cells += [f"{own[way]:.3g}", *(f"{record[peer][way] / own[way]:.2f}" if peer in record else "" for peer in peers)]
+        yield row(*cells)
+    yield ""
+    yield from head("members", "an update, ms", "a loop of PyTorch", "vmap, gradients alone")
+    for record in records:
+        if "ensembles" in record:
+            own, others = record["fastrnn"], [record.get(name, "") for name in ("loop", "vmap")]
+            ratios = [f"{b / own:.2f}" if isinstance(b, float) and isinstance(own, float) else str(b) for b in others]
+            yield row(str(record["members"]), own if isinstance(own, str) else f"{own:.3g}", *ratios)
+
+
+def row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def head(*names: str) -> list[str]:
+    return ["", row(*names), "|---" * len(names) + "|"]
 
 
 PARTS = {"values": values, "sanitize": sanitize, "times": times, "ensembles": ensembles}

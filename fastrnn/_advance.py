@@ -110,7 +110,9 @@ class Together:
 
     def _blocks(self, places: list[int], batch: Batch) -> list[list[int]]:
         """In parts whose tapes stay in the cache."""
-        size = max(FEWEST, int(TAPE_BYTES / max(self._step_bytes * batch.x.shape[0] * batch.x.shape[1], 1)))
+        device = self.model.device
+        room = TAPE_BYTES if device.name == "cpu" else device.free() / 8  # there is no cache to stay in; tapes are a part of what is needed
+        size = max(FEWEST, int(room / max(self._step_bytes * batch.x.shape[0] * batch.x.shape[1], 1)))
         parts = -(-len(places) // size)
         return [places[len(places) * k // parts : len(places) * (k + 1) // parts] for k in range(parts)]
 

@@ -42,13 +42,17 @@ class Device(NamedTuple):
         """An array from here as a NumPy array."""
         return array if self.name == "cpu" else array.get()
 
+    def free(self) -> int:
+        """Bytes that arrays can still take on a GPU."""
+        from .kernels.cuda import target
+
+        return target.free_memory()
+
     def require_room(self, numbers: int, dtype, what: str) -> None:
         """Raise before anything is begun where a GPU has no memory for so many numbers; a host's memory is the system's business."""
         if self.name == "cpu":
             return
-        from .kernels.cuda import target
-
-        size, free = numbers * np.dtype(dtype).itemsize, target.free_memory()
+        size, free = numbers * np.dtype(dtype).itemsize, self.free()
         if size > free:
             raise MemoryError(
                 f"device: about {size / 1e6:.0f} MB of the GPU's memory are required for {what}; got {free / 1e6:.0f} MB that are free. "
@@ -66,7 +70,7 @@ def of(array) -> Device:
 
 def host(array):
     """`array` as NumPy can take it."""
-    return array.get() if hasattr(array, "__cuda_array_interface__") else array
+    return _cuda().xp.asarray(array).get() if hasattr(array, "__cuda_array_interface__") else array  # another library's, too
 
 
 def require_cpu(name: str, layer) -> None:

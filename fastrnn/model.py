@@ -50,8 +50,8 @@ class Model:
     Parameters
     ----------
     *layers : Recurrent, Bidirectional, Delayed, Linear, Embedding, Dropout; or Recurrent2D, Linear, Dropout
-        The output of each is the input of the next. An Embedding comes first. All of one dtype. With Recurrent2D the data are images:
-        x (R, C, B, D), `lengths` the rows and columns of each, (B, 2), and a step is a pixel.
+        The output of each is the input of the next. An Embedding comes first. All of one dtype and device. With Recurrent2D the data are
+        images: x (R, C, B, D), `lengths` the rows and columns of each, (B, 2), and a step is a pixel.
     loss : CrossEntropy, BinaryCrossEntropy, MeanSquaredError, CTC
     readout : {"last", "every", "mean"}
         What the layers after the last recurrent one see: its final state (of both directions, where it has two), its output at
@@ -194,7 +194,7 @@ class Model:
         if self.readout == "every" and not self.loss.per_sequence and target.shape[: len(shape)] != shape:
             wanted = ", ".join(map(str, shape))
             raise ValueError(f'target: shape ({wanted}, ...) is required with readout="every"; got {target.shape}')
-        weights, bptt = None if weights is None else np.asarray(weights), bptt or Full()
+        weights, bptt = None if weights is None else np.asarray(_device.host(weights)), bptt or Full()
         if self._images and bptt != Full():
             raise ValueError(f"bptt: Full() without memory= or clip= is required for a network over a grid; got {bptt}")
         entering = _feedback.entering(self, forcing, x, target, lengths, rng, update)
@@ -315,7 +315,7 @@ class Model:
 
     def _inputs(self, x, lengths) -> tuple[np.ndarray, np.ndarray]:
         """x as a contiguous array and lengths as int64. Recurrent layers see to padding themselves; before others it is cleared."""
-        first = self.layers[0]
+        first, lengths = self.layers[0], _device.host(lengths)
         if isinstance(first, Embedding):
             x = np.asarray(_device.host(x))
             rank = 3 if first.group else 2

@@ -9,7 +9,7 @@ import pytest
 
 import fastrnn as fr
 from fastrnn import _threads
-from fastrnn.kernels.cuda import product, target
+from fastrnn.kernels.cuda import losses, product, target, updates
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -32,7 +32,10 @@ def gpu(monkeypatch):
     monkeypatch.setattr(target, "arrays", Arrays)
     monkeypatch.setattr(target, "launch", launch)
     monkeypatch.setattr(target, "free_memory", lambda: 10**8)
-    monkeypatch.setattr(product, "EDGE", 1)  # small squares, for small matrices
+    monkeypatch.setattr(product, "SIDE", 4)  # small squares and blocks, for small matrices
+    monkeypatch.setattr(product, "EDGE", 1)
+    for module in (losses, updates):
+        monkeypatch.setattr(module, "THREADS", 8)
     return settings.update
 
 

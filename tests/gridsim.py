@@ -94,14 +94,15 @@ class Memory:
 class Watched:
     """An array of places in a `Memory`: what kernels index."""
 
-    def __init__(self, memory: Memory, places: np.ndarray):
+    def __init__(self, memory: Memory, places: np.ndarray, whole: bool = False):
         self.memory, self.places = memory, places
+        self.flat = places.size if whole and places.ndim == 1 else 0  # places are 0, 1, 2, ...
 
     @classmethod
     def of(cls, array: np.ndarray, name: str, written: bool = True) -> "Watched":
         if not array.flags.c_contiguous:
             raise SimulationError(f"{name}: kernels take contiguous arrays")
-        return cls(Memory(array.reshape(-1), name, written), np.arange(array.size).reshape(array.shape))
+        return cls(Memory(array.reshape(-1), name, written), np.arange(array.size).reshape(array.shape), whole=True)
 
     @property
     def shape(self):
@@ -112,6 +113,10 @@ class Watched:
         return self.places.size
 
     def _find(self, index):
+        if self.flat and not isinstance(index, (slice, tuple)):  # most of all: in a hurry
+            if not 0 <= index < self.flat:
+                raise IndexError(f"{self.memory.name}: index {index} of an array of shape {self.places.shape}")
+            return int(index)
         index = index if isinstance(index, tuple) else (index,)
         for axis, (i, n) in enumerate(zip(index, self.places.shape)):
             if not isinstance(i, slice) and not 0 <= i < n:
@@ -165,8 +170,9 @@ def _local_array(shape, dtype):
 def _syncthreads():
     thread, frame = getcurrent(), sys._getframe(1)
     block = thread.block
-    block.waiting.append((thread, (frame.f_code.co_name, frame.f_lineno)))
-    if len({place for _, place in block.waiting}) > 1:
+    here = frame.f_code.co_name, frame.f_lineno
+    block.waiting.append((thread, here))
+    if here != block.waiting[0][1]:
         raise Divergence(f"threads of {block.title} wait at different barriers: {sorted({place for _, place in block.waiting})}")
     if len(block.waiting) == block.threads:
         block.epoch += 1

@@ -221,7 +221,7 @@ def test_a_device_that_is_none():
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_layer_too_large_for_shared_memory_is_refused(dtype, gpu):
     most = loop.largest_hidden_size(build("lstm"), np.dtype(dtype).itemsize)
-    assert loop.block_rows(build("lstm"), most, 1, np.dtype(dtype).itemsize) == 1
+    assert loop.block_rows(build("lstm"), most, np.dtype(dtype).itemsize) == 1
     with pytest.raises(ValueError, match=f"hidden_size: at most {most} units .*got {most + 1}"):
         fr.LSTM(2, most + 1, dtype=dtype, device="cuda")
 
@@ -251,9 +251,10 @@ def test_what_is_of_the_cpu_alone_refuses_a_network_on_the_gpu(build, gpu):
         build(fr.LSTM(2, 3, device="cuda"))
 
 
-@pytest.mark.parametrize("edge", [1, 4])
+@pytest.mark.parametrize("side, edge", [(4, 1), (4, 4), (16, 1)])
 @pytest.mark.parametrize("M, K, N", [(1, 1, 1), (17, 16, 5), (70, 3, 65), (5, 33, 64), (0, 3, 2)])
-def test_products(M, K, N, edge, gpu, monkeypatch):
+def test_products(M, K, N, side, edge, gpu, monkeypatch):
+    monkeypatch.setattr(product, "SIDE", side)
     monkeypatch.setattr(product, "EDGE", edge)
     monkeypatch.setattr(product, "PARTS", 2)
     rng, device = np.random.default_rng(0), _device.device("cuda")

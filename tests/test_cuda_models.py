@@ -175,15 +175,16 @@ def test_a_loss_of_ones_own_is_refused(gpu):
         fr.Model(*net, loss=Own()).gradient(*values("last"))
 
 
-def looped(device, kind):
-    """A model whose output can enter at the next step: real values beside another input, symbols of an embedding, or one-hot symbols."""
-    options = {"device": device, "dtype": "float64"}
-    if kind == "values":
-        layers = fr.LSTM(D + O, 4, num_layers=2, initial_state="learned", **options), fr.Linear(4, O, activation="tanh", **options)
-        return fr.Model(*layers, loss=fr.MeanSquaredError(), readout="every")
-    net = fr.GRU(3 if kind == "embedded" else O, 4, recurrent_dropout=0.2, reset_after=False, **options)
+def looped(device, kind, dtype="float64"):
+    """A model whose output can enter at the next step: real values beside another input, symbols of an embedding, or one-hot symbols.
+
+    Its cells are those of test_forcing and test_decode, whose kernels on the CPU take a minute to compile.
+    """
+    options, size = {"device": device, "dtype": dtype}, {"values": D + O, "embedded": 3, "one-hot": O}[kind]
     first = [fr.Embedding(O, 3, **options)] if kind == "embedded" else []
-    return fr.Model(*first, net, fr.Linear(4, O, **options), loss=fr.CrossEntropy(), readout="every")
+    own = {"initial_state": "learned"} if kind == "values" else {"recurrent_dropout": 0.2}
+    layers = *first, fr.GRU(size, 4, **own, **options), fr.Linear(4, O, **options)
+    return fr.Model(*layers, loss=fr.MeanSquaredError() if kind == "values" else fr.CrossEntropy(), readout="every")
 
 
 def loop_data(kind, seed=0):
@@ -217,8 +218,7 @@ def test_forcing(kind, forcing, clip, gpu):
     for name in want.grads:
         assert_alike(got.grads[name], want.grads[name], name)
     assert_alike(np.array(got.clipped, float), np.array(want.clipped, float), "clipped")
-    for ours, theirs in zip(got.state[0], want.state[0]):
-        assert_alike(ours, theirs, "state")
+    assert_alike(got.state[0], want.state[0], "state")
 
 
 def test_generalized_forcing(gpu):
@@ -237,7 +237,7 @@ def test_generation(kind, options, gpu):
     if kind == "values":
         options = {"inputs": np.random.default_rng(1).normal(size=(5, 2, D))}
     x, _, _ = loop_data(kind)
-    want, got = (looped(device, kind).generate(x[:, :2], 6, lengths=[3, 5], seed=4, **options) for device in ("cpu", "cuda"))
+    want, got = (looped(device, kind, "float32").generate(x[:, :2], 6, lengths=[3, 5], seed=4, **options) for device in ("cpu", "cuda"))
     assert_alike(got.outputs, want.outputs, "outputs")
     assert (got.lengths == want.lengths).all()
     assert got.symbols is want.symbols is None or (got.symbols == want.symbols).all()
@@ -246,9 +246,9 @@ def test_generation(kind, options, gpu):
 @pytest.mark.parametrize("kind", ["embedded", "one-hot"])
 def test_beam_search(kind, gpu):
     x, _, _ = loop_data(kind)
-    want, got = (looped(device, kind).beam_search(x[:, :2], 5, width=3, lengths=[3, 5], stop=1) for device in ("cpu", "cuda"))
+    want, got = (looped(device, kind, "float32").beam_search(x[:, :2], 5, width=3, lengths=[3, 5], stop=1) for device in ("cpu", "cuda"))
     assert (got.symbols == want.symbols).all()
-    assert_alike(got.log_probabilities, want.log_probabilities)
+    assert_alike(got.log_probabilities.astype(np.float32), want.log_probabilities.astype(np.float32))
 
 
 def test_ctc_is_refused(gpu):
@@ -265,7 +265,7 @@ def test_an_optimizer_of_ones_own_is_refused(gpu):
         fr.fit(last("cuda"), values("last"), epochs=1, optimizer=Own(0.1))
 
 
-@pytest.mark.parametrize("kind", ["model", "ensemble", "forced", "generated"])
+@pytest.mark.parametrize("kind", ["model", "ensemble", "forced"])
 def test_what_make_gpu_compares_is_the_same_here(kind, gpu, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     module = importlib.import_module("gpu")

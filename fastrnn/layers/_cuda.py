@@ -46,7 +46,7 @@ class CudaDirection(Direction):
         self.device = device
 
     def grid(self, B: int, dtype) -> Grid:
-        rows = loop.block_rows(self.cell, self.H, B, dtype.itemsize)
+        rows = loop.block_rows(self.cell, self.H, dtype.itemsize)
         if not rows:
             most = loop.largest_hidden_size(self.cell, dtype.itemsize)
             raise ValueError(
@@ -70,8 +70,15 @@ class CudaDirection(Direction):
         step = xp.arange(x.shape[1])[None, :, None]
         valid = step < lengths
         places = xp.where(valid, lengths - 1 - step if self.reverse else step, 0)
-        found = xp.take_along_axis(x, places[..., None], axis=1)
+        member = xp.arange(len(x))[:, None, None]
+        found = x[member, places, xp.arange(x.shape[2])]
         return xp.ascontiguousarray(xp.where(valid[..., None], found, x.dtype.type(0)))
+
+    def over_batch(self, flow):
+        E, S, B, H = flow.shape
+        total = self.device.zeros((E * S, H), flow.dtype)
+        add_columns(flow.reshape(E * S, B, H), total, self.device.empty, Parts())
+        return total.reshape(E, S, H)
 
     def cut(self, sums: list[Sums], E: int) -> np.ndarray:
         return sum((self.device.get(found.cut).astype(float) for found in sums), np.zeros((E, 3)))
@@ -174,7 +181,8 @@ class CudaDirection(Direction):
         return Run(span, batch, weights, Trace(kept.y, kept.others, kept.saved, kept.preactivations))
 
     def _kernel(self, make, grid: Grid, dtype):
-        return make(self.cell, dtype, grid.rows, loop.resident_units(self.cell, self.H, grid.rows, dtype.itemsize))
+        units = loop.resident_units(self.cell, self.H, grid.rows, dtype.itemsize)
+        return make(self.cell, dtype, grid.rows, units, loop.REGISTERS // loop.held_threads(self._threads(grid)))
 
     def _threads(self, grid: Grid) -> int:
         return loop.block_threads(self.cell, self.H, grid.rows)

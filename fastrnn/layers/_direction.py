@@ -217,6 +217,10 @@ class Direction:
             if name in grads:
                 grads[name].part(slice(0, H))[...] += sums.unit[:, i].reshape(E, slices, H).sum(axis=1)
 
+    def over_batch(self, flow) -> np.ndarray:
+        """The sum over sequences of a state's gradient (E, S, B, H): (E, S, H)."""
+        return flow.sum(axis=2)
+
     def cut(self, sums: Sums, E: int) -> np.ndarray:
         """What clipping did, (E, 3)."""
         return sums.cut.reshape(E, -1, 3).sum(axis=1)

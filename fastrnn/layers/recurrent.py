@@ -406,10 +406,11 @@ class Recurrent(Network):
 
     def _add_initial(self, grads: Params, flows) -> None:
         """The gradient of the learned initial state, from that of the state (E, S, B, H) that entered each (layer, direction)."""
-        for suffix, flow in zip(self._suffixes, flows):
+        for direction, suffix, flow in zip(self._directions, self._suffixes, flows):
+            total = direction.over_batch(flow)
             for i, name in enumerate(self.cell.states):
                 at = grads.at(f"initial_{name}{suffix}")
-                at.part(slice(0, self.hidden_size))[...] += flow[:, i].sum(axis=1)
+                at.part(slice(0, self.hidden_size))[...] += total[:, i]
 
     def _shown(self, shown: list, tape: Tape):
         """(h, c, preactivations) of `Gradients` from what every direction recorded."""
@@ -438,7 +439,7 @@ class Recurrent(Network):
         return {name: grads.at(full) for name, full, fixed in self._names[place] if not fixed}
 
     def _batch_in(self, x, lengths) -> tuple[np.ndarray, Rows]:
-        words = ("B", "T") if self.batch_first else ("T", "B")
+        words, lengths = ("B", "T") if self.batch_first else ("T", "B"), _device.host(lengths)
         x = self.device.array("x", x, (*words, self.input_size), self.dtype, meaning="(time first, unless batch_first=True)")
         if self.batch_first:
             x = self._swapped(x)

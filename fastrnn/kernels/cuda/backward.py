@@ -10,14 +10,15 @@ from ..._math import fma
 from .._loop import layout
 from .._take import PUT, TAKE
 from .loop import Block, find_rows, following, masked, pulled, summed_slots, time_of, u
-from .target import kernel, number
+from .target import kernel_within, number
 
 
 @cache
-def make_backward(cell, dtype, rows: int, units: int):
+def make_backward(cell, dtype, rows: int, units: int, registers: int):
     """The backward kernel: fills `flow` and `back`, takes `dstate` (E, S, B, H) from span.end to span.begin.
 
-    start (E, S, B, H): the state at span.offset. limit: the bound on dL/da, infinite for none. `units`: see `resident_units`.
+    start (E, S, B, H): the state at span.offset. limit: the bound on dL/da, infinite for none.
+    `units`: see `resident_units`; `registers`: of a thread at most.
     """
     step_backward, modulate_backward, real = cell.step_backward, cell.modulate_backward, number(dtype)
     G, S, P, K = len(cell.slots), len(cell.states), len(cell.parameters), len(cell.saved)
@@ -189,7 +190,7 @@ def make_backward(cell, dtype, rows: int, units: int):
         for g in range(G):
             da[g, 0] = real(0.0)
 
-    @kernel
+    @kernel_within(registers)
     def backward(run, start, flow, dstate, limit, back):
         memory, b, length = cuda.shared.array(0, real), cuda.shared.array(rows, int64), cuda.shared.array(rows, int64)
         da, cut = cuda.local.array((G, 1), real), cuda.local.array(3, real)

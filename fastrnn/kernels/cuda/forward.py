@@ -9,14 +9,15 @@ from ..._math import fma
 from .._loop import layout
 from .._take import PUT, TAKE
 from .loop import Block, find_rows, following, masked, pulled, summed_slots, time_of, u
-from .target import kernel, number
+from .target import kernel_within, number
 
 
 @cache
-def make_forward(cell, dtype, rows: int, units: int):
+def make_forward(cell, dtype, rows: int, units: int, registers: int):
     """The forward kernel: fills `run.trace` and advances `state` (E, S, B, H) over `run.span`.
 
-    z (E, n, B, G, H) has every slot's bias and input product, from step span.begin on. `units`: see `resident_units`.
+    z (E, n, B, G, H) has every slot's bias and input product, from step span.begin on.
+    `units`: see `resident_units`; `registers`: of a thread at most.
     """
     step, modulate, real = cell.step, cell.modulate, number(dtype)
     G, S, P, K = len(cell.slots), len(cell.states), len(cell.parameters), len(cell.saved)
@@ -118,7 +119,7 @@ def make_forward(cell, dtype, rows: int, units: int):
 
     max_of_p, max_of_k, room = P or 1, K or 1, units or 1  # an array of nothing cannot be had
 
-    @kernel
+    @kernel_within(registers)
     def forward(run, z, state):
         memory, b, length = cuda.shared.array(0, real), cuda.shared.array(rows, int64), cuda.shared.array(rows, int64)
         span, thread, threads = run.span, cuda.threadIdx.x, cuda.blockDim.x

@@ -28,10 +28,9 @@ u = np.uint64  # of an index: one that has a sign is compared with 0 each time, 
 ROWS = (4, 2, 1)  # of the batch, in a block,
 WIDE = 16  # and the bytes of a number of all of them at most: each takes registers
 RESIDENT = 128  # words of weights that a thread keeps in registers at most
-REGISTERS = 65536  # of a block; a thread takes OTHERS of them for all else
+REGISTERS = 65536  # of a block, whose warps count by fours; a thread takes OTHERS of them for all else
 OTHERS = 88
 ROOM = SHARED - 2 * 8 * max(ROWS)  # bytes for numbers: rows and lengths are there, too
-BLOCKS = 128  # about as many as a device runs at once: more rows a block only where that many are left
 
 
 class Span(NamedTuple):
@@ -111,10 +110,16 @@ def shared_numbers(cell, H: int, rows: int) -> int:
     return max(states + 1 + len(cell.slots) - first, states + 2 * most) * H * rows
 
 
-def block_rows(cell, H: int, B: int, itemsize: int) -> int:
-    """How many of B rows a block takes; 0 where shared memory has no room for one."""
+def block_rows(cell, H: int, itemsize: int) -> int:
+    """How many rows a block takes; 0 where shared memory has no room for one.
+
+    Of the batch it knows nothing: kernels of other rows may be fused in another way by the compiler. Where weights are read at every step,
+    more rows cost little; where they stay in registers, there is nothing to share.
+    """
+    if 1 in ROWS and resident_units(cell, H, 1, itemsize):
+        return 1
     fitting = [rows for rows in ROWS if rows * itemsize <= WIDE and shared_numbers(cell, H, rows) * itemsize <= ROOM]
-    return next((rows for rows in fitting if rows * BLOCKS <= B), fitting[-1] if fitting else 0)
+    return max(fitting, default=0)
 
 
 def largest_hidden_size(cell, itemsize: int) -> int:
@@ -123,9 +128,9 @@ def largest_hidden_size(cell, itemsize: int) -> int:
 
 
 def block_threads(cell, H: int, rows: int) -> int:
-    """A thread a sum, or a unit of every row, as far as registers go: of two products the kernels take some more than 128."""
+    """A thread a sum, or a unit of every row, as far as registers go: kernels with two products take some more than 128."""
     _, _, recurrent, modulated = layout(cell)
-    most = THREADS if recurrent[1] == recurrent[0] or modulated[1] == modulated[0] else THREADS - 2 * WARP
+    most = THREADS if recurrent[1] == recurrent[0] or modulated[1] == modulated[0] else THREADS - 4 * WARP
     return min(most, -(-max(summed_slots(cell)[1], rows) * H // WARP) * WARP)
 
 
@@ -133,7 +138,12 @@ def resident_units(cell, H: int, rows: int, itemsize: int) -> int:
     """H, where the weights of the only recurrent product fit a block's registers, a row of them a thread; else 0."""
     (_, _, recurrent, modulated), words, threads = layout(cell), H * itemsize // 4, block_threads(cell, H, rows)
     alone = recurrent[1] > recurrent[0] and modulated[1] == modulated[0] and (recurrent[1] - recurrent[0]) * H <= threads
-    return H if alone and words <= RESIDENT and threads * (words + OTHERS) <= REGISTERS else 0
+    return H if alone and words <= RESIDENT and held_threads(threads) * (words + OTHERS) <= REGISTERS else 0
+
+
+def held_threads(threads: int) -> int:
+    """For how many threads a block holds registers."""
+    return -(-threads // (4 * WARP)) * 4 * WARP
 
 
 @pointwise

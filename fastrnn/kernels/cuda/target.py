@@ -4,15 +4,17 @@ Kernels keep to what `numba.cuda` as Numba ships it and the package `numba-cuda`
 in common. Arrays are CuPy's: it brings a pool of memory, NumPy's functions, and exchange with other libraries.
 """
 
-import warnings
 from collections.abc import Iterator
+from functools import cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 
 import numba
 import numpy as np
 from numba import cuda
-from numba.core.errors import NumbaPerformanceWarning
+from numba.cuda import dispatcher
+
+dispatcher.config.CUDA_LOW_OCCUPANCY_WARNINGS = 0  # at every launch: a batch of few sequences does not fill a device, and need not
 
 SHARED = 48 * 1024  # bytes of a block's shared memory that any device gives
 WARP = 32
@@ -25,6 +27,11 @@ def kernel(function):
     return cuda.jit(function)
 
 
+def kernel_within(registers: int):
+    """`kernel` with at most so many registers a thread."""
+    return cuda.jit(max_registers=min(registers, 255))
+
+
 def number(dtype: np.dtype):
     """Numba's type of `dtype`, as shared and local arrays take it."""
     return numba.float64 if dtype == np.float64 else numba.float32
@@ -32,10 +39,12 @@ def number(dtype: np.dtype):
 
 def launch(kernel, blocks, threads: int, shared: int, *arguments) -> None:
     """Run `kernel` on a grid of `blocks`, in the order of the arrays' current stream; `shared` bytes of dynamic shared memory."""
-    stream = cuda.external_stream(arrays().cuda.get_current_stream().ptr)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NumbaPerformanceWarning)  # a batch of few sequences does not fill the device
-        kernel[blocks, threads, stream, shared](*map(_argument, arguments))
+    kernel[blocks, threads, _stream(arrays().cuda.get_current_stream().ptr), shared](*map(_argument, arguments))
+
+
+@cache
+def _stream(pointer: int):
+    return cuda.external_stream(pointer)
 
 
 def _argument(value):

@@ -96,7 +96,7 @@ def norms(device, g, limits) -> np.ndarray:
     parts = device.zeros((E, min(PARTS, -(-n // (THREADS * SHARE)))), np.float64)
     if parts.size:
         target.launch(make_updates().squares, (parts.shape[1], E), THREADS, 0, g, device.put(limits), parts)
-    return np.sqrt(device.get(parts.sum(axis=1)))
+    return np.sqrt(device.get(parts).sum(axis=1))  # on the host, where a row's order does not depend on how many there are
 
 
 def sweep(device, kind: str, rows, places, p, g, moments, numbers) -> None:
