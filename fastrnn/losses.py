@@ -62,7 +62,7 @@ class Loss(ABC):
             For wrong shapes and types, targets out of range, and weights that are negative or not finite.
         """
         if _device.of(prediction).name != "cpu":
-            weights = row_weights(prediction.shape[:-1], lengths, weights)
+            weights = row_weights(prediction.shape[:-1], _device.host(lengths), _device.host(weights))
             values, gradient, totals = self._elsewhere(prediction, target, weights[None])
             return float(values[0]), gradient, float(totals[0])
         prediction, target, weights = self._checked(prediction, target, lengths, weights)
@@ -118,7 +118,8 @@ class Loss(ABC):
 
     def _checked(self, prediction, target, lengths, weights):
         """The three as arrays: (B, O), (T, B, O) or (R, C, B, O); the target's own rows; (N,), 0 where nothing counts."""
-        prediction = checked_prediction(_device.host(prediction))
+        prediction, target, lengths, weights = map(_device.host, (prediction, target, lengths, weights))
+        prediction = checked_prediction(prediction)
         weights = row_weights(prediction.shape[:-1], lengths, weights)
         return prediction, _own(self._target(prediction, target, weights)), weights
 

@@ -3,6 +3,8 @@
 They are no NumPy arrays: making one of them without `get`, or mixing the two, is an error. What `empty` gives is NaN.
 """
 
+from types import SimpleNamespace
+
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
@@ -104,7 +106,11 @@ class Arrays:
 
     @staticmethod
     def asarray(value):
-        return value if isinstance(value, DeviceArray) else DeviceArray(np.array(value))
+        if isinstance(value, DeviceArray):
+            return value
+        if hasattr(value, "__cuda_array_interface__"):  # another library's, not copied
+            return DeviceArray(np.asarray(SimpleNamespace(__array_interface__=value.__cuda_array_interface__)))
+        return DeviceArray(np.array(value))
 
     @staticmethod
     def ascontiguousarray(value, dtype=None):

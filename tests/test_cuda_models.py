@@ -106,6 +106,31 @@ def test_arrays_of_the_device_enter_as_they_are(gpu):
     assert (got.grads.flat == want.grads.flat).all() and got.loss == want.loss
 
 
+class Tensor:
+    """Another library's array on the GPU, as PyTorch's: an interface, and no `get`."""
+
+    def __init__(self, numbers):
+        self.numbers = np.array(numbers)
+
+    def __len__(self):
+        return len(self.numbers)
+
+    @property
+    def __cuda_array_interface__(self):
+        return self.numbers.__array_interface__
+
+
+@pytest.mark.parametrize("name", ["symbols", "last"])
+def test_tensors_of_another_library_enter(name, gpu):
+    build, data = MODELS[name]
+    model, (x, target, lengths) = build("cuda"), values(*data)
+    weights = np.array([1.0, 2.0, 0.0, 0.5])
+    want = model.gradient(x, target, lengths, weights=weights)
+    got = model.gradient(*map(Tensor, (x, target, lengths)), weights=Tensor(weights))
+    assert (got.grads.flat == want.grads.flat).all() and got.loss == want.loss
+    assert model.evaluate(*map(Tensor, (x, target, lengths))) == model.evaluate(x, target, lengths)
+
+
 def test_a_run_goes_on_from_its_checkpoint_with_the_same_bits(gpu, tmp_path):
     data, path = values("last"), tmp_path / "run"
     whole, parts = last("cuda"), last("cuda")
