@@ -394,7 +394,10 @@ class TestMnist:
         with pytest.raises(ValueError, match=message):
             mnist(folder)
 
-    @pytest.mark.parametrize("content", [b"", b"no gzip", gzip.compress(idx(IMAGES))[:-9], gzip.compress(idx(IMAGES))[:10] + b"\xff" * 20])
+    DAMAGED = {"empty": b"", "no gzip": b"no gzip", "cut": gzip.compress(idx(IMAGES))[:-9]}
+    DAMAGED["no data"] = gzip.compress(idx(IMAGES))[:10] + b"\xff" * 20
+
+    @pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)  # its bytes have the time in them: no name for a test
     def test_refuses_a_damaged_gzip_file(self, folder, content):
         (folder / NAMES[0]).unlink()
         (folder / f"{NAMES[0]}.gz").write_bytes(content)
