@@ -85,7 +85,7 @@ def attempt(measure, *arguments):
         return f"{type(error).__name__}: {error}"
     finally:
         target.arrays().get_default_memory_pool().free_all_blocks()
-        if torch is not None and torch.cuda.is_available():
+        if torch is not None:
             torch.cuda.empty_cache()
 
 

@@ -77,7 +77,7 @@ def require_cpu(name: str, layer) -> None:
     """Refuse a layer on a GPU where everything is computed on the CPU."""
     where = getattr(layer, "device", CPU).name
     if where != "cpu":
-        raise ValueError(f"{name}: a layer with device='cpu' is required here; got one with device={where!r}, which runs by itself only")
+        raise ValueError(f"{name}: a layer with device='cpu' is required here, where nothing runs elsewhere; got one with device={where!r}")
 
 
 def device(name: str) -> Device:

@@ -28,8 +28,8 @@ def kernel(function):
 
 
 def kernel_within(registers: int):
-    """`kernel` with at most so many registers a thread."""
-    return cuda.jit(max_registers=min(registers, 255))
+    """`kernel` with at most so many registers a thread, rounded down to what they are held in: eights."""
+    return cuda.jit(max_registers=min(registers // 8 * 8, 255))
 
 
 def number(dtype: np.dtype):
