@@ -5,14 +5,16 @@
 
 Needs a CUDA device, Numba, CuPy, and for the comparison PyTorch. Four parts, in this order:
 
-values     every cell on fresh random inputs, both directions, ragged lengths; models and ensembles after some updates, and what they
-           generate; all against the CPU in float64;
+values     every cell on fresh random inputs, both directions, ragged lengths, in every precision; models and ensembles after some
+           updates, and what they generate; all against the CPU in float64;
 sanitize   fourteen shapes under compute-sanitizer: memcheck, racecheck, initcheck, synccheck;
-times      one layer, T = 512, forward and forward + backward, by device events: medians of fastrnn and of PyTorch's cuDNN;
+times      one layer, T = 512, forward and forward + backward, by device events: medians of fastrnn and of PyTorch's cuDNN, both in
+           several precisions;
 ensembles  an update of 1 to 4 096 members, lstm(64), beside PyTorch one model after another and torch.func's vmap over members.
 
 Every result is a JSON line in FILE (docs/gpu.jsonl), after one that says what machine it was. The status is 1 where a value is wrong
-or the sanitizer found something. --table draws tables of the times in FILE, in Markdown: milliseconds, and the others' over fastrnn's.
+or the sanitizer found something. --table draws tables of the times in FILE, in Markdown: milliseconds, and what the others take over
+that, cuDNN in the precision that is next.
 """
 
 import argparse
@@ -39,7 +41,8 @@ SHAPES = ((1, 1, 1, 1), (3, 2, 2, 5), (5, 3, 1, 31), (4, 5, 7, 32), (6, 4, 3, 33
           (4, 17, 5, 128), (3, 8, 33, 200), (2, 3, 64, 513), (5, 33, 3, 48), (2, 300, 4, 20), (2, 520, 3, 8))  # fmt: skip
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 SIZES, BATCHES, STEPS = (32, 64, 96, 128, 160, 192, 256, 384, 512, 1024), (1, 8, 64, 256), 512
-TOLERANCES = {"float32": 2e-5, "float64": 1e-12}  # of what is largest in an array
+TOLERANCES = {"float32": 2e-5, "float64": 1e-12, "split": 2e-5, "tf32": 1e-2, "bf16": 1e-1}  # of what is largest in an array
+PEERS = {"exact": "float32", "split": "float32", "tf32": "tf32", "bf16": "bf16"}  # what cuDNN computes as precisely
 REPEATS = 10
 TRAINED, SYMBOLS = ("model", "ensemble", "forced", "generated"), 20
 MEMBERS, UNITS, LENGTH, ROWS, UPDATES = (1, 4, 16, 64, 256, 1000, 4096), 64, 100, 16, 4  # of the ensembles
@@ -99,12 +102,13 @@ def peer() -> dict:
 def values(keep) -> int:
     worst = 0
     for name, options in VARIANTS:
-        for dtype, limit in TOLERANCES.items():
-            for hidden in (5, 64, 200):
-                error = attempt(difference, name, options, dtype, hidden, 40, 9, 7)
-                right = isinstance(error, float) and error <= limit  # which NaN is not
+        tensor = () if options.get("reset_after") is False else ("split", "tf32", "bf16")
+        for kind in ("float32", "float64", *tensor):
+            for hidden in (5, 64, 128 if kind in tensor else 200):
+                error = attempt(difference, name, options, kind, hidden, 40, 9, 7)
+                right = isinstance(error, float) and error <= TOLERANCES[kind]  # which NaN is not
                 worst |= not right
-                keep({"values": name, "options": options, "dtype": dtype, "H": hidden, "error": error, "right": right})
+                keep({"values": name, "options": options, "kind": kind, "H": hidden, "error": error, "right": right})
     for kind in TRAINED:
         error = attempt(trained, kind)
         right = isinstance(error, float) and error <= TOLERANCES["float64"]
@@ -138,10 +142,14 @@ def trained(kind: str, T: int = 30, B: int = 8, hidden: int = 24) -> float:
     return float(np.abs(found[1] - found[0]).max() / np.abs(found[0]).max())
 
 
-def difference(name: str, options: dict, dtype: str, hidden: int, T: int, B: int, D: int) -> float:
-    """The largest error of anything that comes out, by the largest entry of its array, on inputs that are new in every run."""
+def difference(name: str, options: dict, kind: str, hidden: int, T: int, B: int, D: int) -> float:
+    """The largest error of anything that comes out, by the largest entry of its array, on inputs that are new in every run.
+
+    `kind`: a dtype, or for float32 a precision.
+    """
     rng, made = np.random.default_rng(), {"cell_options": options, "num_layers": 2, "bidirectional": True}
-    exact, tried = fr.Recurrent(name, D, hidden, dtype="float64", **made), fr.Recurrent(name, D, hidden, dtype=dtype, device="cuda", **made)
+    own = {"dtype": kind} if kind.startswith("float") else {"precision": kind}
+    exact, tried = fr.Recurrent(name, D, hidden, dtype="float64", **made), fr.Recurrent(name, D, hidden, device="cuda", **own, **made)
     tried.load_state_dict(exact.state_dict())
     lengths = rng.integers(0, T + 1, B)
     x, dy = rng.standard_normal((T, B, D)), rng.standard_normal((T, B, 2 * hidden))
@@ -163,6 +171,8 @@ def shapes() -> int:
     for k, (T, B, D, H) in enumerate(SHAPES):
         name, options = VARIANTS[k % len(VARIANTS)]
         difference(name, options, "float32" if k % 2 else "float64", H, T, B, D)
+        if H <= 128 and options.get("reset_after", True):
+            difference(name, options, ("split", "tf32", "bf16")[k % 3], H, T, B, D)
     return 0
 
 
@@ -187,7 +197,7 @@ def times(keep) -> int:
         for hidden in SIZES:
             for batch in BATCHES:
                 record = {"times": kind, "H": hidden, "B": batch, "T": STEPS}
-                keep(record | {"fastrnn float32": attempt(ours, kind, hidden, batch)})
+                keep(record | {f"fastrnn {precision}": attempt(ours, kind, hidden, batch, precision) for precision in PEERS})
                 if torch is not None:
                     found = attempt(cudnn, kind, hidden, batch)
                     keep(record | (found if isinstance(found, dict) else {"cudnn": found}))
@@ -208,9 +218,9 @@ def milliseconds(call) -> float:
     return float(np.median(measured))
 
 
-def ours(kind: str, hidden: int, batch: int) -> tuple[float, float]:
+def ours(kind: str, hidden: int, batch: int, precision: str) -> tuple[float, float]:
     cupy = target.arrays()
-    net = getattr(fr, kind)(hidden, hidden, device="cuda")
+    net = getattr(fr, kind)(hidden, hidden, device="cuda", precision=precision)
     rng = np.random.default_rng(0)
     x, dy = (cupy.asarray(rng.standard_normal((STEPS, batch, hidden), np.float32)) for _ in range(2))
 
@@ -316,20 +326,20 @@ def vmap_update(members: int):
 def table(records: list[dict]):
     """Lines of Markdown."""
     yield f"{next((record['machine'] for record in records if 'machine' in record), 'machine not said')}"
-    peers = [f"cudnn {label}" for label in ("float32", "tf32", "bf16", "fp16")]
-    yield from head("cell", "H", "B", "forward, ms", *peers, "both ways, ms", *peers)
+    yield from head("cell", "H", "B", "precision", "forward, ms", "cuDNN", "both ways, ms", "cuDNN", "cuDNN fp16, ms")
     found = {}
     for record in records:
         if "times" in record:
             found.setdefault((record["times"], record["H"], record["B"]), {}).update(record)
     for key, record in found.items():
-        own, cells = record["fastrnn float32"], [*map(str, key)]
-        if isinstance(own, str):
-            yield row(*cells, own)
-            continue
-        for way in range(2):
-            cells += [f"{own[way]:.3g}", *(f"{record[peer][way] / own[way]:.2f}" if peer in record else "" for peer in peers)]
-        yield row(*cells)
+        for precision, peer in PEERS.items():
+            own, other = record[f"fastrnn {precision}"], record.get(f"cudnn {peer}")
+            if isinstance(own, str):
+                yield row(*map(str, key), precision, own)
+                continue
+            times = [text for way in range(2) for text in (f"{own[way]:.3g}", f"{other[way] / own[way]:.2f}" if other else "")]
+            half = record.get("cudnn fp16")
+            yield row(*map(str, key), precision, *times, " and ".join(f"{t:.3g}" for t in half) if half else "")
     yield ""
     yield from head("members", "an update, ms", "a loop of PyTorch", "vmap, gradients alone")
     for record in records:

@@ -8,6 +8,7 @@ import numpy as np
 from . import _check, _memory
 
 DEVICES = ("cpu", "cuda")
+PRECISIONS = ("exact", "split", "tf32", "bf16")
 
 
 class Device(NamedTuple):
@@ -20,15 +21,18 @@ class Device(NamedTuple):
         NumPy, or CuPy, which has its functions for arrays on the GPU.
     empty, zeros : callable
         As NumPy's, of shape and dtype.
+    precision : str
+        How it multiplies matrices, one of `PRECISIONS`.
     """
 
     name: str
     xp: object
     empty: Callable
     zeros: Callable
+    precision: str = "exact"
 
     def __reduce__(self):
-        return device, (self.name,)  # copies and pickles know a device by its name
+        return device, (self.name, self.precision)  # copies and pickles know a device by its name
 
     def array(self, name: str, value, shape: tuple, dtype, *, meaning: str = ""):
         """`value`, from wherever it is, checked and converted as `_check.array` has it."""
@@ -80,15 +84,21 @@ def require_cpu(name: str, layer) -> None:
         raise ValueError(f"{name}: a layer with device='cpu' is required here, where nothing runs elsewhere; got one with device={where!r}")
 
 
-def device(name: str) -> Device:
-    """The device of this name, which can be used or an error says what is missing."""
+def device(name: str, precision: str = "exact", dtype=np.float32) -> Device:
+    """The device of this name, which can be used, and multiplies in this precision, or an error says what is missing."""
     _check.choice("device", name, DEVICES)
+    _check.choice("precision", precision, PRECISIONS)
+    if precision != "exact" and (name == "cpu" or dtype != np.float32):
+        raise ValueError(
+            f"precision: 'exact' is required unless device='cuda' and dtype='float32', whose products tensor cores can compute; "
+            f"got {precision!r} with device={name!r} and dtype={np.dtype(dtype).name!r}"
+        )
     if name == "cpu":
         return CPU
     from .kernels.cuda import target  # a tenth of a second, which those who have no GPU need not wait
 
-    target.require()
-    return _cuda()
+    target.require(precision)
+    return _cuda()._replace(precision=precision)
 
 
 def _cuda() -> Device:

@@ -37,8 +37,8 @@ _FEATURES = llvmlite.binding.get_host_cpu_features()
 X86 = llvmlite.binding.get_process_triple().startswith(("x86_64", "i686", "amd64"))
 VECTOR_BYTES = 64 if _FEATURES.get("avx512f") else 32 if _FEATURES.get("avx2") else 16
 FUSED = not X86 or bool(_FEATURES.get("fma"))  # the machine multiplies and adds in one rounding
-# the only files with Numba code
-COMPILED = ("_jit.py", "_math.py", "_team.py", "cells/**/*.py", "cells2d/**/*.py", "kernels/**/*.py", "losses.py")
+# the only files with Numba code for the CPU; what the GPU's kernels are made of has no say in what is kept for it
+COMPILED = ("_jit.py", "_math.py", "_team.py", "cells/**/*.py", "cells2d/**/*.py", "kernels/*.py", "kernels/cpu/**/*.py", "losses.py")
 JIT_DISABLED = bool(numba.config.DISABLE_JIT)
 LOOK_UP = 0.05  # seconds
 

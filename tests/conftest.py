@@ -28,7 +28,7 @@ def gpu(monkeypatch):
     def launch(kernel, blocks, threads, shared, *arguments):
         gridsim.launch(kernel, blocks, threads, shared, *arguments, **settings)
 
-    monkeypatch.setattr(target, "require", lambda: None)
+    monkeypatch.setattr(target, "require", lambda precision: None)
     monkeypatch.setattr(target, "arrays", Arrays)
     monkeypatch.setattr(target, "launch", launch)
     monkeypatch.setattr(target, "free_memory", lambda: 10**8)

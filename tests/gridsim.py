@@ -6,7 +6,8 @@ order of their numbers or a random one. What a GPU would do silently is an error
 - an index outside an array, negative ones included;
 - a read of shared memory that nobody has written;
 - a race: two accesses to one place by two threads, one of them a write, with no barrier between;
-- a barrier that some threads of a block wait at while others wait at another one, or have ended.
+- a barrier that some threads of a block wait at while others wait at another one, or have ended; and for a warp's threads, what they do
+  together: shuffles and products on tensor cores.
 
 Local arrays, and shared ones, hold NaN (integers: the smallest) until they are written.
 """
@@ -18,9 +19,12 @@ import numpy as np
 from greenlet import getcurrent, greenlet
 
 import fastrnn._math
+from fastrnn.kernels.cuda import mma
 
 ORDERS = ("fifo", "random")
 MANY = -1  # threads
+WARP = 32
+Intrinsic = type(fastrnn._math.fma)
 
 
 class SimulationError(Exception):
@@ -181,6 +185,81 @@ def _syncthreads():
     block.launch.scheduler.switch()
 
 
+def _together(value, results):
+    """What all threads of a warp do at one place of the program: this thread's part of ``results(values)``, one a thread."""
+    thread, frame = getcurrent(), sys._getframe(2)
+    warp = thread.block.warps.setdefault(thread.number // WARP, [])
+    warp.append((thread, (frame.f_code.co_name, frame.f_lineno), value))
+    if warp[-1][1] != warp[0][1]:
+        raise Divergence(f"threads of a warp of {thread.block.title} meet at different places: {sorted({place for _, place, _ in warp})}")
+    if len(warp) == WARP:
+        warp.sort(key=lambda part: part[0].number)
+        for (other, _, _), result in zip(warp, results([part for _, _, part in warp])):
+            other.result = result
+        thread.block.launch.ready += [other for other, _, _ in warp]
+        warp.clear()
+    thread.block.launch.scheduler.switch()
+    return thread.result
+
+
+def _shfl_xor_sync(mask, value, distance):
+    if mask != 0xFFFFFFFF:
+        raise SimulationError(f"shfl_xor_sync: all threads of a warp are required; got the mask {mask:#x}")
+    return _together(value, lambda values: [values[lane ^ distance] for lane in range(WARP)])
+
+
+# Tensor cores, with the roundings of the real ones but for the order of sums: exact, and rounded once.
+
+
+def _words(parts, index) -> np.ndarray:
+    return np.array([part[index] for part in parts], np.int32)
+
+
+def _numbers_tf32(words):
+    """(rows, words) -> (rows, k); the hardware has no use for the last bits."""
+    return (words.view(np.uint32) & np.uint32(0xFFFFE000)).view(np.float32)
+
+
+def _numbers_bf16(words):
+    bits = words.view(np.uint32)
+    return np.stack([bits << np.uint32(16), bits & np.uint32(0xFFFF0000)], axis=-1).view(np.float32).reshape(len(words), -1)
+
+
+def _multiplier(numbers):
+    lanes = np.arange(WARP)
+    g, t = lanes // 4, lanes % 4
+
+    def results(parts):
+        a, b, c = np.zeros((16, 8), np.int32), np.zeros((8, 8), np.int32), np.zeros((16, 8), np.float32)
+        words, others = _words(parts, 0), _words(parts, 1)
+        sums = np.array([part[2] for part in parts], np.float32)
+        for i, (row, word) in enumerate(((0, 0), (8, 0), (0, 4), (8, 4))):
+            a[g + row, t + word] = words[:, i]
+        b[g, t], b[g, t + 4] = others[:, 0], others[:, 1]
+        for i, (row, column) in enumerate(((0, 0), (0, 1), (8, 0), (8, 1))):
+            c[g + row, 2 * t + column] = sums[:, i]
+        found = (numbers(a).astype(np.float64) @ numbers(b).astype(np.float64).T + c).astype(np.float32)
+        return [(found[i, 2 * j], found[i, 2 * j + 1], found[i + 8, 2 * j], found[i + 8, 2 * j + 1]) for i, j in zip(g, t)]
+
+    return lambda a, b, c: _together((a, b, c), results)
+
+
+def _round_tf32(x):
+    return ((np.float32(x).view(np.uint32) + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.int32)
+
+
+def _pack_bf16(low, high):
+    bits = np.array([low, high], np.float32).view(np.uint32)
+    bits = (bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))) >> np.uint32(16)
+    return (bits[0] | bits[1] << np.uint32(16)).view(np.int32)
+
+
+def _four_words(array, place):
+    if place % 4:
+        raise SimulationError(f"{array.memory.name}: four words are read from place {place}, which is no multiple of 4")
+    return tuple(array[int(place) + i] for i in range(4))
+
+
 def _fma(x, y, z):
     """x y + z, rounded once in float32."""
     if isinstance(x, np.float64):
@@ -188,10 +267,21 @@ def _fma(x, y, z):
     return np.float32(np.float64(x) * np.float64(y) + np.float64(z))
 
 
+TWINS = {
+    fastrnn._math.fma: _fma,
+    mma.multiply_add_tf32: _multiplier(_numbers_tf32),
+    mma.multiply_add_bf16: _multiplier(_numbers_bf16),
+    mma.round_tf32: _round_tf32,
+    mma.pack_bf16: _pack_bf16,
+    mma.as_number: lambda word: np.int32(word).view(np.float32),
+    mma.four_words: _four_words,
+}
+
+
 class _Cuda(ModuleType):
     threadIdx, blockIdx, blockDim, gridDim = (_Own(name) for name in ("place", "block_place", "block_size", "grid_size"))
     shared, local = SimpleNamespace(array=_shared_array), SimpleNamespace(array=_local_array)
-    syncthreads = staticmethod(_syncthreads)
+    syncthreads, shfl_xor_sync = staticmethod(_syncthreads), staticmethod(_shfl_xor_sync)
 
 
 def _as_simulated(function, seen: dict):
@@ -203,8 +293,8 @@ def _as_simulated(function, seen: dict):
     def replaced(value):
         if isinstance(value, ModuleType) and value.__name__ == "numba.cuda":
             return _Cuda("cuda")
-        if value is fastrnn._math.fma:
-            return _fma
+        if isinstance(value, Intrinsic):
+            return TWINS[value]
         inner = getattr(value, "py_func", value)
         if isinstance(inner, FunctionType) and (inner.__module__ or "").startswith(("fastrnn.kernels.", "test_", "gridsim")):
             return _as_simulated(inner, seen)
@@ -243,7 +333,7 @@ class _Launch:
         grid, size = Dim3(grid), Dim3(threads)
         for number, block_place in enumerate(grid.places()):
             block = SimpleNamespace(number=number, title=f"block {number}", threads=size.x * size.y * size.z, epoch=0, waiting=[])
-            block.shared, block.dynamic_bytes, block.launch = {}, dynamic_bytes, self
+            block.shared, block.warps, block.dynamic_bytes, block.launch = {}, {}, dynamic_bytes, self
             self.blocks.append(block)
             for k, place in enumerate(size.places()):
                 thread = _Thread(lambda: _run_quietly(function, arguments), self.scheduler)
@@ -262,6 +352,8 @@ class _Launch:
             if block.waiting:
                 at = block.waiting[0][1]
                 raise Divergence(f"{len(block.waiting)} of {block.threads} threads of {block.title} wait at {at}; the others have ended")
+            if any(block.warps.values()):
+                raise Divergence(f"some threads of a warp of {block.title} wait for those that do not come")
 
 
 def launch(kernel, grid, threads, dynamic_bytes, *arguments, order: str = "fifo", seed: int = 0) -> None:

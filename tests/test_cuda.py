@@ -22,9 +22,10 @@ LSTM, GRU = ("lstm", {}), ("gru", {"reset_after": False})
 
 def on_both(variant, **options):
     """The same network on the CPU and on the GPU, all its parameters drawn."""
+    precision = options.pop("precision", "exact")
     host, _ = network(variant, **options)
     options = {"dtype": "float64", "cell_options": variant[1], **options}
-    device = fr.Recurrent(variant[0], host.input_size, options.pop("H", host.hidden_size), device="cuda", **options)
+    device = fr.Recurrent(variant[0], host.input_size, options.pop("H", host.hidden_size), device="cuda", precision=precision, **options)
     device.load_state_dict(host.state_dict())
     for name in host.constants:
         device.constants[name] = device.device.put(host.constants[name])
@@ -59,7 +60,7 @@ def run(net, inputs, forward=None, backward=None, lengths=LENGTHS):
     for name in grads.params:
         yield f"dL/d{name}", grads.params[name]
     if grads.clipped is not None:
-        yield "clipped", np.array(grads.clipped, float)
+        yield "clipped", np.array(grads.clipped, net.dtype)
     if grads.h is not None:
         yield "dL/dh", grads.h
         for name in grads.preactivations:

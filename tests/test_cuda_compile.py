@@ -17,11 +17,12 @@ from fastrnn._math import ACTIVATIONS
 from fastrnn.cells import build
 from fastrnn.kernels._feedback import Feedback
 from fastrnn.kernels._loop import Batch, Flow, Trace
-from fastrnn.kernels.cuda import backward, closed, forward, loop, losses, product, units, updates
+from fastrnn.kernels.cuda import backward, closed, forward, fragments, loop, losses, mma, plan, product, target, units, updates
 from fastrnn.kernels.cuda.loop import Back, Run, Span, Weights
 
 ARCHITECTURES = {"sm_80": (8, 0), "sm_90": (9, 0)}
 DTYPES = [np.dtype("float32"), np.dtype("float64")]
+TENSOR = ["tf32", "bf16", "split"]
 
 
 def toolkit() -> Path | None:
@@ -49,25 +50,26 @@ def ptx_of(kernel, *arguments) -> str:
     return cuda.compile(kernel.py_func, signature, cc=ARCHITECTURES["sm_80"], device=False, abi="numba", output="ptx")[0]
 
 
-def assembled(ptx: str, architecture: str, folder: Path) -> dict[str, int]:
-    """What the assembler says of the only kernel in `ptx`."""
+def assembled(ptx: str, architecture: str, folder: Path, registers: int) -> dict[str, int]:
+    """What the assembler says of the only kernel in `ptx`, which may take so many registers."""
     source = folder / "kernel.ptx"
     source.write_text(ptx)
-    command = [ROOT / "bin" / "ptxas", "-v", f"-arch={architecture}", source, "-o", folder / "kernel.cubin"]
+    command = [ROOT / "bin" / "ptxas", "-v", f"-arch={architecture}", f"-maxrregcount={registers}", source, "-o", folder / "kernel.cubin"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-    spilled, registers = re.findall(r"(\d+) bytes spill (?:stores|loads)", said), re.search(r"Used (\d+) registers", said)
-    shared = re.search(r"(\d+) bytes smem", said)
-    return {"spilled": sum(map(int, spilled)), "registers": int(registers[1]), "shared": int(shared[1]) if shared else 0}
+    local = re.findall(r"(\d+) bytes (?:stack frame|spill stores|spill loads)", said)
+    shared, registers = re.search(r"(\d+) bytes smem", said), re.search(r"Used (\d+) registers", said)
+    return {"local": sum(map(int, local)), "registers": int(registers[1]), "shared": int(shared[1]) if shared else 0}
 
 
 def assert_sound(ptx: str, dtype, threads: int, folder: Path, single: bool = True) -> None:
     """`single`: whether float32 kernels compute in float32."""
     if dtype == np.float32 and single:
         assert ".f64" not in ptx  # one constant without a type makes an expression double, and sixty times as slow
+    most = min(loop.REGISTERS // loop.held_threads(threads) // 8 * 8, 255)  # as it is compiled for a launch
     for architecture in ARCHITECTURES:
-        found = assembled(ptx, architecture, folder)
+        found = assembled(ptx, architecture, folder, most)
         held = -(-found["registers"] // 8) * 8 * loop.held_threads(threads)  # as the hardware counts
-        assert found["spilled"] == 0 and held <= loop.REGISTERS and found["shared"] <= 48 * 1024, (architecture, found)
+        assert found["local"] == 0 and held <= loop.REGISTERS and found["shared"] <= 48 * 1024, (architecture, found)
 
 
 def flat_arguments(dtype):
@@ -78,12 +80,47 @@ def flat_arguments(dtype):
     return Run(span, batch, Weights(*(flat for _ in Weights._fields)), Trace(*(flat for _ in Trace._fields))), flat
 
 
-def assert_loops_sound(cell, dtype, rows: int, units: int, threads: int, folder: Path) -> None:
+def ptx_of_loops(forth, back, dtype, recurrent=None):
+    """PTX of both ways; `recurrent`: an array like that of the recurrent weights, where it is not of `dtype`."""
     run, flat = flat_arguments(dtype)
-    flow, back = Flow(*(flat for _ in Flow._fields)), Back(*(flat for _ in Back._fields))
-    assert_sound(ptx_of(forward.make_forward(cell, dtype, rows, units, 255), run, flat, flat), dtype, threads, folder)
-    way_back = ptx_of(backward.make_backward(cell, dtype, rows, units, 255), run, flat, flow, flat, dtype.type(1), back)
-    assert_sound(way_back, dtype, threads, folder)
+    if recurrent is not None:
+        run = run._replace(weights=run.weights._replace(recurrent=recurrent))
+    flow, left = Flow(*(flat for _ in Flow._fields)), Back(*(flat for _ in Back._fields))
+    yield ptx_of(forth, run, flat, flat)
+    yield ptx_of(back, run, flat, flow, flat, dtype.type(1), left)
+
+
+def assert_loops_sound(cell, dtype, rows: int, units: int, threads: int, folder: Path) -> None:
+    makes = forward.make_forward, backward.make_backward
+    for ptx in ptx_of_loops(*(make(cell, dtype, rows, units, 255) for make in makes), dtype):
+        assert_sound(ptx, dtype, threads, folder)
+
+
+def products_a_number(precision: str) -> int:
+    """How many products of tiles one of exact numbers takes."""
+    return 3 if precision == "split" else 1
+
+
+@pytest.mark.parametrize("precision", TENSOR)
+@pytest.mark.parametrize("variant", [v for v in COMPILED if v[0] != "indrnn" and v[1].get("reset_after", True)], ids=label)
+def test_the_time_loop_on_tensor_cores(variant, precision, tmp_path):
+    """At 64 units, where weights are in registers, all or most of them, and at the most units that there is room for."""
+    cell, dtype = build(variant[0], **variant[1]), DTYPES[0]
+    most = max(H for H in range(1, 1024) if plan.shapes(cell, H, precision))
+    for H in (64, most):
+        own, shapes = plan.plan(cell, H, dtype, precision), plan.shapes(cell, H, precision)
+        ways = own.forward, own.backward
+        for way, ptx, shape in zip(ways, ptx_of_loops(*(way.kernel() for way in ways), dtype, np.empty(0, np.int32)), shapes):
+            assert_sound(ptx, dtype, own.threads, tmp_path)
+            found, each = ptx.count("mma.sync"), shape.slots * products_a_number(precision)
+            assert found == each * shape.steps if shape.held == shape.steps else found > each * shape.held
+            assert way.shared + 2 * 8 * fragments.SLICE <= target.SHARED
+
+
+@pytest.mark.parametrize("precision", TENSOR)
+def test_weights_for_tensor_cores(precision, tmp_path):
+    arguments = np.empty((0, 0, 0), DTYPES[0]), 0, 0, 0, np.empty(0, np.int32)
+    assert_sound(ptx_of(fragments.make_fragments(precision), *arguments), DTYPES[0], fragments.THREADS, tmp_path)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -103,13 +140,31 @@ def test_the_time_loop_with_weights_in_registers(name, dtype, rows, tmp_path):
     assert_loops_sound(cell, dtype, rows, units, loop.block_threads(cell, units, rows), tmp_path)
 
 
+def products_of(dtype, precision: str):
+    """PTX of both kernels."""
+    kernels = product.make_products(dtype, precision, product.SIDE, product.EDGE)
+    three, two, four = np.empty((0, 0, 0), dtype), np.empty((0, 0), dtype), np.empty((0,) * 4, dtype)
+    yield ptx_of(kernels.product, three, 0, three, two, three, 0, 0)
+    yield ptx_of(kernels.transposed, three, three, 0, 0, 0, four)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_products(dtype, tmp_path):
-    kernels, three, two = product.make_products(dtype, product.SIDE, product.EDGE), np.empty((0, 0, 0), dtype), np.empty((0, 0), dtype)
-    assert_sound(ptx_of(kernels.product, three, 0, three, two, three, 0, 0), dtype, product.SIDE**2, tmp_path)
-    assert_sound(ptx_of(kernels.transposed, three, three, 0, 0, 0, np.empty((0,) * 4, dtype)), dtype, product.SIDE**2, tmp_path)
-    assert_sound(ptx_of(kernels.columns, three, 0, 0, three), dtype, product.ELEMENTS, tmp_path)
-    assert_sound(ptx_of(kernels.add_parts, three, two), dtype, product.ELEMENTS, tmp_path)
+    three, two, sums = np.empty((0, 0, 0), dtype), np.empty((0, 0), dtype), product.make_sums(dtype)
+    for ptx in products_of(dtype, "exact"):
+        assert_sound(ptx, dtype, product.SIDE**2, tmp_path)
+        assert "mma.sync" not in ptx
+    assert_sound(ptx_of(sums.columns, three, 0, 0, three), dtype, product.ELEMENTS, tmp_path)
+    assert_sound(ptx_of(sums.add_parts, three, two), dtype, product.ELEMENTS, tmp_path)
+
+
+@pytest.mark.parametrize("precision", TENSOR)
+def test_products_on_tensor_cores(precision, tmp_path):
+    dtype, tiles = DTYPES[0], product.EDGE**2 // 4
+    for ptx in products_of(dtype, precision):
+        assert_sound(ptx, dtype, product.SIDE**2, tmp_path)
+        found, lines = ptx.count("mma.sync"), product.SIDE // mma.LINE
+        assert found in [k * tiles * products_a_number(precision) for k in range(1, lines + 1)]  # of a loop unrolled, or not
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

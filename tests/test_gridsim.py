@@ -7,6 +7,7 @@ from gridsim import Divergence, Race, SimulationError, Unwritten
 from numba import cuda, float64, int64
 
 from fastrnn._math import fma
+from fastrnn.kernels.cuda.mma import LINE, TILE, as_number, form, four_words
 
 
 @cuda.jit
@@ -165,3 +166,98 @@ def test_one_memory_under_two_names_is_one_memory():
 def test_arrays_with_gaps_are_refused():
     with pytest.raises(SimulationError, match="contiguous"):
         gridsim.launch(beyond, 1, 1, 0, np.zeros(8)[::2], 0)
+
+
+# What a warp does together ------------------------------------------------------------------------------------------
+
+
+@cuda.jit
+def swap(x):
+    x[cuda.threadIdx.x] = cuda.shfl_xor_sync(0xFFFFFFFF, x[cuda.threadIdx.x], 4)
+
+
+@cuda.jit
+def swap_in_part(x):
+    if cuda.threadIdx.x != 5:
+        x[cuda.threadIdx.x] = cuda.shfl_xor_sync(0xFFFFFFFF, x[cuda.threadIdx.x], 4)
+
+
+@cuda.jit
+def swap_apart(x):
+    if cuda.threadIdx.x < 16:
+        x[cuda.threadIdx.x] = cuda.shfl_xor_sync(0xFFFFFFFF, x[cuda.threadIdx.x], 4)
+    else:
+        x[cuda.threadIdx.x] = cuda.shfl_xor_sync(0xFFFFFFFF, x[cuda.threadIdx.x], 4)
+
+
+@cuda.jit
+def read_four(x, place):
+    x[0] = four_words(x, place)[3]
+
+
+@pytest.mark.parametrize("order", gridsim.ORDERS)
+def test_a_shuffle(order):
+    x = np.arange(64.0)
+    gridsim.launch(swap, 1, 64, 0, x, order=order)
+    np.testing.assert_array_equal(x, np.arange(64) ^ 4)
+
+
+@pytest.mark.parametrize("kernel", [swap_in_part, swap_apart], ids=lambda kernel: kernel.__name__)
+def test_threads_of_a_warp_that_do_not_meet(kernel):
+    with pytest.raises(Divergence, match="warp"):
+        gridsim.launch(kernel, 1, 32, 0, np.arange(32.0))
+
+
+def test_four_words_that_are_not_aligned():
+    gridsim.launch(read_four, 1, 1, 0, np.arange(8, dtype=np.int32), 4)
+    with pytest.raises(SimulationError, match="no multiple of 4"):
+        gridsim.launch(read_four, 1, 1, 0, np.arange(8, dtype=np.int32), 2)
+
+
+def multiplier(precision):
+    """A kernel of one warp: c (16, 8) += a (16, k) b (8, k) transposed, all flat, k that of one step."""
+    parts, numbers, word, multiply_add = form(precision)
+    k = LINE * numbers
+
+    def number_at(x, row, i):
+        return word(0, x[row * k + i * numbers], x[row * k + i * numbers + numbers - 1])
+
+    number_at = cuda.jit(number_at)
+
+    @cuda.jit
+    def multiply(a, b, c):
+        g, t = cuda.threadIdx.x // 4, cuda.threadIdx.x % 4
+        tile = number_at(a, g, t), number_at(a, g + 8, t), number_at(a, g, t + 4), number_at(a, g + 8, t + 4)
+        at = g * 8 + 2 * t
+        sums = c[at], c[at + 1], c[at + 64], c[at + 65]
+        sums = multiply_add(tile, (number_at(b, g, t), number_at(b, g, t + 4)), sums)
+        c[at], c[at + 1], c[at + 64], c[at + 65] = sums
+
+    return multiply, k
+
+
+@pytest.mark.parametrize("precision, bits", [("tf32", 11), ("bf16", 8)])
+def test_a_product_of_tiles_rounds_its_factors_alone(precision, bits):
+    kernel, k = multiplier(precision)
+    rng = np.random.default_rng(0)
+    a, b, c = (rng.normal(size=shape).astype(np.float32) for shape in ((TILE, k), (LINE, k), (TILE, LINE)))
+    rounded = [np.ldexp(np.rint(np.ldexp(m, bits)), e - bits).astype(np.float32) for m, e in map(np.frexp, (a, b))]  # no ties here
+    want = (rounded[0].astype(float) @ rounded[1].T.astype(float) + c).astype(np.float32)
+    flat = [array.reshape(-1).copy() for array in (a, b, c)]
+    gridsim.launch(kernel, 1, 32, 0, *flat)
+    np.testing.assert_array_equal(flat[2].reshape(TILE, LINE), want)
+
+
+@cuda.jit
+def split(x, y):
+    word = form_split(0, x[0], x[0])
+    y[0], y[1] = as_number(word), as_number(form_split(1, x[0], x[0]))
+
+
+form_split = form("split").word
+
+
+def test_split_parts_have_twice_the_bits():
+    x, y = np.array([np.pi], np.float32), np.zeros(2, np.float32)
+    gridsim.launch(split, 1, 1, 0, x, y)
+    assert abs(float(y[0]) - np.pi) > 1e-5 and abs(float(y[0]) + float(y[1]) - float(x[0])) < 2.0**-22 * np.pi

@@ -8,6 +8,8 @@ TOLERANCES = {
     "float32_gradient_long": 5e-5,
     "devices": 1e-13,  # 2.1e-15 of the largest
     "devices_float32": 1e-5,  # 4.1e-7
+    "tf32": 5e-3,  # 7e-4 of the largest
+    "bf16": 5e-2,  # 9e-3
     "forcing_gradient": 1e-9,  # 1e-10 against fourth-order differences; the project's promise
     "tanh_ulp_float32": 2.5,
     "tanh_ulp_float64": 4.0,

@@ -8,10 +8,9 @@ from .._device import Device
 from .._params import At
 from ..cells import Cell
 from ..kernels._loop import Batch, Flow, Trace
-from ..kernels.cuda import loop, target
-from ..kernels.cuda.backward import make_backward
-from ..kernels.cuda.forward import make_forward
+from ..kernels.cuda import target
 from ..kernels.cuda.loop import Back, Run, Span, Weights
+from ..kernels.cuda.plan import Plan, Way, as_it_is, k_first, plan
 from ..kernels.cuda.product import PART, Parts, add_columns, add_transposed, product
 from ._direction import Direction, Grid, Kept
 
@@ -45,13 +44,11 @@ class CudaDirection(Direction):
         super().__init__(cell, input_size, hidden_size, reverse)
         self.device = device
 
+    def plan(self, dtype) -> Plan:
+        return plan(self.cell, self.H, dtype, self.device.precision)
+
     def grid(self, B: int, dtype) -> Grid:
-        rows = loop.block_rows(self.cell, self.H, dtype.itemsize)
-        if not rows:
-            most = loop.largest_hidden_size(self.cell, dtype.itemsize)
-            raise ValueError(
-                f"hidden_size: at most {most} units of a {self.cell.name!r} layer in {dtype} are required with device='cuda'; got {self.H}"
-            )
+        rows = self.plan(dtype).rows
         block = max(PART // max(B, 1), 1)  # steps whose gradients of parameters are one sum
         return Grid(1 << (block.bit_length() - 1), rows, -(-B // rows))
 
@@ -91,6 +88,8 @@ class CudaDirection(Direction):
     def pack(self, p: dict[str, At], backward: bool) -> Weights:
         flat, H, xp = p["weight_ih"].flat, self.H, self.device.xp
         E, dtype, G = flat.shape[0], flat.dtype, len(self.cell.gates)
+        own = self.plan(dtype)
+        way, ready = (own.backward, as_it_is) if backward else (own.forward, k_first)
         bias = self.device.zeros((E, len(self.cell.slots) * H), dtype)
         for name, slot, block in self.bias_blocks:
             bias[:, slot] += p[name].part(block)
@@ -98,15 +97,15 @@ class CudaDirection(Direction):
         for i, name in enumerate(self.cell.parameters):
             unit[:, i] = p[name].part(slice(0, H))
 
-        def operand(name, rows, K):
+        def operand(name, rows, K, lay_out):
             if not rows.size:
                 return self.device.empty((E, 0, 0), dtype)
             weight = p[name].part(slice(0, G * H * K)).reshape(E, G * H, K)[:, self.device.put(rows)]
-            return xp.ascontiguousarray(weight if backward else weight.swapaxes(1, 2))
+            return lay_out(xp.ascontiguousarray(weight), self.device.empty)
 
         return Weights(
-            operand("weight_ih", self.input_rows, self.D), operand("weight_hh", self.recurrent_rows, H),
-            operand("weight_hh", self.modulated_rows, H), bias, unit,
+            operand("weight_ih", self.input_rows, self.D, ready), operand("weight_hh", self.recurrent_rows, H, way.operand),
+            operand("weight_hh", self.modulated_rows, H, ready), bias, unit,
         )  # fmt: skip
 
     def packed(self, p: dict[str, At]) -> Weights:
@@ -140,10 +139,10 @@ class CudaDirection(Direction):
             return
         first, last = self.layout.input
         z = self.device.empty((E, end - begin, B, G, H), state.dtype)
-        product(self._inputs(batch, begin, end), 0, weights.input, weights.bias, z.reshape(E, -1, G * H), first * H, last * H)
+        x, whole = self._inputs(batch, begin, end), z.reshape(E, -1, G * H)
+        product(x, 0, weights.input, weights.bias, whole, first * H, last * H, self.device.precision)
         span = self._span(kept, begin, end, begin if offset is None else offset, kept.preactivations.shape[1])
-        kernel, run = self._kernel(make_forward, grid, state.dtype), self._run_of(span, kept, weights)
-        self._launch(kernel, grid, run, z, state)
+        self._launch(self.plan(state.dtype).forward, grid, self._run_of(span, kept, weights), z, state)
 
     def backward(self, weights: Weights, kept: Kept, grid: Grid, sums: list[Sums], flow: Flow, dstate, begin: int, end: int, limit) -> None:
         (E, _, B, _), segment = dstate.shape, begin // kept.segment
@@ -161,16 +160,16 @@ class CudaDirection(Direction):
         """Room for what `retreat` leaves of n steps."""
         zeros, G, P, H, grid = self.device.zeros, len(self.cell.slots), len(self.cell.parameters), self.H, self.grid(B, dtype)
         modulated = zeros((E, n if self.modulated_rows.size else 0, B, H), dtype)
-        cut = zeros((E, launches, grid.slices, self._threads(grid), 3), dtype)
+        cut = zeros((E, launches, grid.slices, self.plan(dtype).threads, 3), dtype)
         return Back(zeros((E, n, B, G, H), dtype), zeros((E, n, B, P, H), dtype), zeros((E, n, B, H), dtype), modulated, cut)
 
     def retreat(self, weights: Weights, kept: Kept, flow: Flow, dstate, back: Back, steps: "Stretch", limit) -> None:
         """Take `dstate` back over `steps`, filling `back`."""
         dtype, grid = dstate.dtype, self.grid(dstate.shape[2], dstate.dtype)
         span = self._span(kept, *steps, flow.dstates.shape[1])
-        kernel, run, start = self._kernel(make_backward, grid, dtype), self._run_of(span, kept, weights), kept.starts
+        way, start = self.plan(dtype).backward, kept.starts[steps.offset // kept.segment]
         flow = flow._replace(dx=flow.dx[:0])  # which is no business of the kernel's
-        self._launch(kernel, grid, run, start[steps.offset // kept.segment], flow, dstate, dtype.type(limit), back)
+        self._launch(way, grid, self._run_of(span, kept, weights), start, flow, dstate, dtype.type(limit), back)
 
     def _span(self, kept: Kept, begin: int, end: int, offset: int, shown: int) -> Span:
         _, T, B, width = kept.y.shape
@@ -180,17 +179,10 @@ class CudaDirection(Direction):
         batch = kept.batch._replace(x=kept.batch.x[:0])  # the kernel has no use for it
         return Run(span, batch, weights, Trace(kept.y, kept.others, kept.saved, kept.preactivations))
 
-    def _kernel(self, make, grid: Grid, dtype):
-        units = loop.resident_units(self.cell, self.H, grid.rows, dtype.itemsize)
-        return make(self.cell, dtype, grid.rows, units, loop.REGISTERS // loop.held_threads(self._threads(grid)))
-
-    def _threads(self, grid: Grid) -> int:
-        return loop.block_threads(self.cell, self.H, grid.rows)
-
-    def _launch(self, kernel, grid: Grid, run: Run, *arguments) -> None:
-        E, dtype = len(run.trace.y), run.trace.y.dtype
-        shared = loop.shared_numbers(self.cell, self.H, grid.rows) * dtype.itemsize
-        target.launch(kernel, E * grid.slices, self._threads(grid), shared, *flat((run, *arguments)))
+    def _launch(self, way: Way, grid: Grid, run: Run, *arguments) -> None:
+        """Run the kernel of one way on as many blocks as there are slices of members."""
+        blocks, threads = len(run.trace.y) * grid.slices, self.plan(run.trace.y.dtype).threads
+        target.launch(way.kernel(), blocks, threads, way.shared, *flat((run, *arguments)))
 
     def new_sums(self, E: int, dtype) -> Sums:
         """Zeros."""
@@ -209,7 +201,7 @@ class CudaDirection(Direction):
             (sums.recurrent, back.held.reshape(E, n * B, H), lay.recurrent),
             (sums.modulated, back.modulated.reshape(E, -1, H), lay.modulated),
         ):
-            add_transposed(left, dz, slots[0] * H, total, empty, rows)
+            add_transposed(left, dz, slots[0] * H, total, empty, rows, self.device.precision)
         add_columns(dz, sums.bias, empty, rows)
         add_columns(back.dunit.reshape(E, n * B, -1), sums.unit, empty, rows)
         sums.cut[...] += back.cut.sum(axis=(1, 2, 3))
@@ -219,7 +211,7 @@ class CudaDirection(Direction):
         (E, n, B, G, H), zeros = dz.shape, self.device.zeros
         by_step, first = self.device.empty((E, n, B, self.D), dz.dtype), self.layout.input[0] * H
         flat, start = by_step.reshape(E, -1, self.D), zeros((E, self.D), dz.dtype)
-        product(dz.reshape(E, -1, G * H), first, weights.input, start, flat, 0, self.D)
+        product(dz.reshape(E, -1, G * H), first, weights.input, start, flat, 0, self.D, self.device.precision)
         if self.reverse:
             steps = self.device.xp.arange(begin, end)[None, :, None]
             valid = steps < batch.lengths[:, None]

@@ -10,7 +10,7 @@ def linear(layer, params, x):
     weight, bias = _weight(layer, params), params.at("bias").part(slice(0, O))
     y = device.empty((len(weight), x.shape[1], O), layer.dtype)
     contiguous = device.xp.ascontiguousarray
-    product(x, 0, contiguous(weight.swapaxes(1, 2)), contiguous(bias), y, 0, O)
+    product(x, 0, contiguous(weight.swapaxes(1, 2)), contiguous(bias), y, 0, O, device.precision)
     if layer.activation != "identity":
         units.activate(layer.activation, y)
     return y
@@ -23,9 +23,9 @@ def linear_backward(layer, params, x, y, dy, grads):
         dy = dy.copy()
         units.activate_backward(layer.activation, y, dy)
     dx = device.empty((E, N, D), layer.dtype)
-    product(dy, 0, device.xp.ascontiguousarray(_weight(layer, params)), device.zeros((E, D), layer.dtype), dx, 0, D)
+    product(dy, 0, device.xp.ascontiguousarray(_weight(layer, params)), device.zeros((E, D), layer.dtype), dx, 0, D, device.precision)
     dweight, dbias = device.zeros((E, D, O), layer.dtype), device.zeros((E, O), layer.dtype)
-    add_transposed(x, dy, 0, dweight, device.empty, Parts())
+    add_transposed(x, dy, 0, dweight, device.empty, Parts(), device.precision)
     add_columns(dy, dbias, device.empty, Parts())
     _weight(layer, grads)[...] += dweight.swapaxes(1, 2)
     grads.at("bias").part(slice(0, O))[...] += dbias

@@ -26,6 +26,8 @@ class Linear:
         The name of an activation f; "identity" by default.
     dtype : {"float32", "float64"}
     device : {"cpu", "cuda"}
+    precision : {"exact", "split", "tf32", "bf16"}
+        See `Recurrent`.
     seed : int
         Weights and biases are drawn uniformly from ±1/√input_size, as in PyTorch.
 
@@ -38,13 +40,21 @@ class Linear:
     """
 
     def __init__(
-        self, input_size: int, output_size: int, *, activation: str = "identity", dtype: str = "float32", device: str = "cpu", seed: int = 0
+        self,
+        input_size: int,
+        output_size: int,
+        *,
+        activation: str = "identity",
+        dtype: str = "float32",
+        device: str = "cpu",
+        precision: str = "exact",
+        seed: int = 0,
     ):
         self.input_size = _check.integer("input_size", input_size, minimum=1)
         self.output_size = _check.integer("output_size", output_size, minimum=1)
         self.activation = _check.choice("activation", activation, ACTIVATIONS)
         self.dtype, self.seed = _check.dtype(dtype), _check.integer("seed", seed, minimum=0)
-        self.device = _device.device(device)
+        self.device = _device.device(device, precision, self.dtype)
         shapes = {"weight": (self.output_size, self.input_size), "bias": (self.output_size,)}
         self.params = Params(shapes, self.dtype, self.device.put(Params(shapes, self.dtype).flat))
         self._rows = np.arange(output_size)

@@ -161,6 +161,9 @@ class Recurrent(Network):
     device : {"cpu", "cuda"}
         Where the network runs, and its arrays are. On the GPU they are CuPy's; what enters may be on either side, and may be another
         library's (a CUDA tensor of PyTorch's is not copied).
+    precision : {"exact", "split", "tf32", "bf16"}
+        How products of matrices are computed on the GPU, in float32: exactly, or on tensor cores, of factors in tf32 (11 significant bits),
+        bf16 (8), or split into two in tf32 (22); sums, states and all else are in float32 in any case.
     initializers : dict of str to Initializer, optional
         By parameter name without layer suffix, such as ``{"weight_hh": fr.initializers.Orthogonal()}``; PyTorch's uniform otherwise.
     seed : int
@@ -195,6 +198,7 @@ class Recurrent(Network):
         batch_first: bool = False,
         dtype: str = "float32",
         device: str = "cpu",
+        precision: str = "exact",
         initializers: dict[str, Initializer] | None = None,
         seed: int = 0,
     ):
@@ -215,7 +219,7 @@ class Recurrent(Network):
         self.initial_state = _check.choice("initial_state", initial_state, ("zero", "learned"))
         self.batch_first = _check.choice("batch_first", batch_first, (False, True))
         self.dtype = _check.dtype(dtype)
-        self.device = _device.device(device)
+        self.device = _device.device(device, precision, self.dtype)
         self.seed = _check.integer("seed", seed, minimum=0)
         reversals = (False, True) if bidirectional else (reverse,)
         self._layers = [

@@ -2,14 +2,14 @@
 
 from functools import cache
 
-import numpy as np
 from numba import cuda, int64
 
 from ..._jit import pointwise
 from ..._math import fma
 from .._loop import layout
-from .._take import PUT, TAKE
-from .loop import Block, find_rows, following, masked, pulled, summed_slots, time_of, u
+from .._take import TAKE
+from .loop import Block, find_rows, following, masked, summed_slots, u
+from .steps import Seen, Unit, make_retreat, make_unit_parameters, row_of
 from .target import kernel_within, number
 
 
@@ -20,10 +20,10 @@ def make_backward(cell, dtype, rows: int, units: int, registers: int):
     start (E, S, B, H): the state at span.offset. limit: the bound on dL/da, infinite for none.
     `units`: see `resident_units`; `registers`: of a thread at most.
     """
-    step_backward, modulate_backward, real = cell.step_backward, cell.modulate_backward, number(dtype)
+    modulate_backward, real, unit_parameters = cell.modulate_backward, number(dtype), make_unit_parameters(cell)
+    look, retreat, clip, write = make_retreat(cell, dtype)
     G, S, P, K = len(cell.slots), len(cell.states), len(cell.parameters), len(cell.saved)
-    take_states, take_saved, take_unit = TAKE[S], TAKE[K], TAKE[P]
-    put_gates, put_states, put_unit = PUT[G], PUT[S], PUT[P]
+    take_saved, take_unit = TAKE[K], TAKE[P]
     _, _, (rec0, rec1), (mod0, mod1) = layout(cell)
     recurrent, modulated, (_, L) = rec1 > rec0, mod1 > mod0, summed_slots(cell)
     max_of_p, max_of_k, room = P or 1, K or 1, units or 1
@@ -70,73 +70,8 @@ def make_backward(cell, dtype, rows: int, units: int, registers: int):
         return masked(total, run.batch.mask, run.span, block.member, block.b[u(r)], j)
 
     @pointwise
-    def states_of(n, t, b, j, old, new, member, run, start):
-        """Unit j's states before and after step n, from y, the tape, and the start state."""
-        span, H = run.span, run.span.H
-        row = (member * span.tape + n - span.offset) * span.B + b
-        new[0, 0] = run.trace.y[u(((member * span.T + t) * span.B + b) * span.width + span.column + j)]
-        for i in range(1, S):
-            new[i, 0] = run.trace.others[u((row * (S - 1) + i - 1) * H + j)]
-        if n > span.offset:
-            before = t + 1 if span.reverse else t - 1
-            h = run.trace.y[u(((member * span.T + before) * span.B + b) * span.width + span.column + j)]
-            old[0, 0] = pulled(h, run.batch, span, member, before, b, j)
-            for i in range(1, S):
-                old[i, 0] = run.trace.others[u(((row - span.B) * (S - 1) + i - 1) * H + j)]
-        else:
-            for i in range(S):
-                old[i, 0] = start[u(((member * S + i) * span.B + b) * H + j)]
-
-    @pointwise
-    def receive(n, t, r, j, ds, block, run, flow):
-        """dL/dstate after step n, which is then complete."""
-        span, H, b, alpha = run.span, run.span.H, block.b[u(r)], run.batch.alpha
-        for i in range(S):
-            ds[i, 0] = block.memory[u((i * rows + r) * H + j)]
-        if recurrent:
-            ds[0, 0] += product_of(rec1 - rec0, r, j, block, run)
-        if alpha.shape[0] > 0:
-            ds[0, 0] = (real(1.0) - alpha[u(t)]) * ds[0, 0]
-        if flow.dy.shape[0] > 0:
-            ds[0, 0] += flow.dy[u(((block.member * span.T + t) * span.B + b) * span.width + span.column + j)]
-        if span.shown > 0:
-            row = (block.member * span.shown + n - span.offset) * span.B + b
-            for i in range(S):
-                flow.dstates[u((row * S + i) * H + j)] = ds[i, 0]
-
-    @pointwise
-    def load(n, r, j, kept, p, block, run):
-        """What the tape has of step n, and the parameters of unit j."""
-        span, H = run.span, run.span.H
-        row = (block.member * span.tape + n - span.offset) * span.B + block.b[u(r)]
-        for i in range(K):
-            kept[i, 0] = run.trace.saved[u((row * K + i) * H + j)]
-        for i in range(P):
-            p[i, 0] = run.weights.unit[u((block.member * P + i) * H + j)]
-
-    @pointwise
-    def clip(da, limit, cut):
-        """da (G, 1) to at most `limit`; in `cut`, what that did."""
-        if limit < real(np.inf):
-            for g in range(G):
-                size = abs(da[g, 0])
-                cut[2] += size
-                if size > limit:
-                    cut[0] += real(1.0)
-                    cut[1] += size - limit
-                    da[g, 0] = limit if da[g, 0] > real(0.0) else -limit
-
-    @pointwise
-    def write(n, r, j, da, block, run, flow, back):
-        """The gradients of unit j's pre-activations (G, 1)."""
-        span, H, b = run.span, run.span.H, block.b[u(r)]
-        row = (block.member * (span.end - span.begin) + n - span.begin) * span.B + b
-        for g in range(G):
-            back.dz[u((row * G + g) * H + j)] = da[g, 0]
-        if span.shown > 0:
-            shown = (block.member * span.shown + n - span.offset) * span.B + b
-            for g in range(G):
-                flow.dpreactivations[u((shown * G + g) * H + j)] = da[g, 0]
+    def unit_of(r, j, block):
+        return Unit(block.member, block.b[u(r)], block.length[u(r)], j, 0)
 
     @pointwise
     def give(r, j, begin, end, da, memory, H):
@@ -145,39 +80,33 @@ def make_backward(cell, dtype, rows: int, units: int, registers: int):
             memory[u((S * H + (g - begin) * H + j) * rows + r)] = da[g, 0]
 
     @pointwise
-    def retreat(n, r, j, da, block, run, start, flow, back):
+    def move(n, r, j, da, block, run, start, flow, back):
         """Unit j of row r by a step: the gradients of its pre-activations (G, 1), and of its state but for the product."""
-        span, member, H, b = run.span, block.member, run.span.H, block.b[u(r)]
+        memory, H, unit = block.memory, run.span.H, unit_of(r, j, block)
         ds, old, new = cuda.local.array((S, 1), real), cuda.local.array((S, 1), real), cuda.local.array((S, 1), real)
-        kept, p, dp = (cuda.local.array((max_of_k, 1), real), cuda.local.array((max_of_p, 1), real), cuda.local.array((max_of_p, 1), real))
-        t = time_of(n, block.length[u(r)], span.reverse)
-        receive(n, t, r, j, ds, block, run, flow)
-        states_of(n, t, b, j, old, new, member, run, start)
-        load(n, r, j, kept, p, block, run)
-        gates, states, units = step_backward(
-            take_saved(kept, 0), take_states(old, 0), take_states(new, 0), take_unit(p, 0), take_states(ds, 0)
-        )
-        put_gates(da, 0, gates)
-        put_states(ds, 0, states)
-        put_unit(dp, 0, units)
-        row = (member * (span.end - span.begin) + n - span.begin) * span.B + b
-        for i in range(P):
-            back.dunit[u((row * P + i) * H + j)] = dp[i, 0]
+        seen = Seen(cuda.local.array((max_of_k, 1), real), old, new, cuda.local.array((1, 1), real))
+        look(n, unit, seen, run, start, flow)
         for i in range(S):
-            block.memory[u((i * rows + r) * H + j)] = ds[i, 0]
-        back.held[u(row * H + j)] = old[0, 0] if modulated else masked(old[0, 0], run.batch.mask, span, member, b, j)
+            ds[i, 0] = memory[u((i * rows + r) * H + j)]
+        if recurrent:
+            ds[0, 0] += product_of(rec1 - rec0, r, j, block, run)
+        retreat(n, unit, seen, ds, da, run, flow, back)
+        for i in range(S):
+            memory[u((i * rows + r) * H + j)] = ds[i, 0]
 
     @pointwise
     def add_modulated(n, r, j, da, block, run, back):
         """What the gradient of unit j's modulated operand adds to those of its other slots, and of its state."""
-        span, member, H, b = run.span, block.member, run.span.H, block.b[u(r)]
+        span, member, H, unit, trace = run.span, block.member, run.span.H, unit_of(r, j, block), run.trace
         kept, p = cuda.local.array((max_of_k, 1), real), cuda.local.array((max_of_p, 1), real)
-        row, du = (member * (span.end - span.begin) + n - span.begin) * span.B + b, product_of(mod1 - mod0, r, j, block, run)
-        load(n, r, j, kept, p, block, run)
+        row, du = row_of(n, unit, span.end - span.begin, span.begin, span.B), product_of(mod1 - mod0, r, j, block, run)
+        for i in range(K):
+            kept[i, 0] = trace.saved[u((row_of(n, unit, span.tape, span.offset, span.B) * K + i) * H + j)]
+        unit_parameters(unit, p, run)
         h = back.held[u(row * H + j)]
         operand, gates, states = modulate_backward(take_saved(kept, 0), h, take_unit(p, 0), du)
-        back.held[u(row * H + j)] = masked(h, run.batch.mask, span, member, b, j)
-        back.modulated[u(row * H + j)] = masked(operand, run.batch.mask, span, member, b, j)
+        back.held[u(row * H + j)] = masked(h, run.batch.mask, span, member, unit.b, j)
+        back.modulated[u(row * H + j)] = masked(operand, run.batch.mask, span, member, unit.b, j)
         for g in range(G):
             da[g, 0] = back.dz[u((row * G + g) * H + j)]
         for g in range(len(gates)):
@@ -217,10 +146,10 @@ def make_backward(cell, dtype, rows: int, units: int, registers: int):
             while r < rows:
                 nothing(da)
                 if n < length[u(r)]:
-                    retreat(n, r, j, da, block, run, start, flow, back)
+                    move(n, r, j, da, block, run, start, flow, back)
                     if not modulated:
-                        clip(da, limit, cut)
-                    write(n, r, j, da, block, run, flow, back)
+                        clip(da, 0, limit, cut)
+                    write(n, unit_of(r, j, block), da, run, flow, back)
                 give(r, j, mod0 if modulated else rec0, mod1 if modulated else rec1, da, memory, H)
                 r, j = following(r, j, threads, H)
             cuda.syncthreads()
@@ -232,8 +161,8 @@ def make_backward(cell, dtype, rows: int, units: int, registers: int):
                     nothing(da)
                     if n < length[u(r)]:
                         add_modulated(n, r, j, da, block, run, back)
-                        clip(da, limit, cut)
-                        write(n, r, j, da, block, run, flow, back)
+                        clip(da, 0, limit, cut)
+                        write(n, unit_of(r, j, block), da, run, flow, back)
                     give(r, j, rec0, rec1, da, memory, H)
                     r, j = following(r, j, threads, H)
                 cuda.syncthreads()

@@ -7,8 +7,9 @@ from numba import cuda, int64
 from ..._jit import pointwise
 from ..._math import fma
 from .._loop import layout
-from .._take import PUT, TAKE
-from .loop import Block, find_rows, following, masked, pulled, summed_slots, time_of, u
+from .._take import TAKE
+from .loop import Block, find_rows, following, masked, summed_slots, u
+from .steps import Unit, make_advance, make_unit_parameters, row_of
 from .target import kernel_within, number
 
 
@@ -19,9 +20,9 @@ def make_forward(cell, dtype, rows: int, units: int, registers: int):
     z (E, n, B, G, H) has every slot's bias and input product, from step span.begin on.
     `units`: see `resident_units`; `registers`: of a thread at most.
     """
-    step, modulate, real = cell.step, cell.modulate, number(dtype)
-    G, S, P, K = len(cell.slots), len(cell.states), len(cell.parameters), len(cell.saved)
-    take_gates, take_states, take_unit, put_states, put_saved = TAKE[G], TAKE[S], TAKE[P], PUT[S], PUT[K]
+    modulate, real, advance, unit_parameters = cell.modulate, number(dtype), make_advance(cell, dtype), make_unit_parameters(cell)
+    G, S, P = len(cell.slots), len(cell.states), len(cell.parameters)
+    take_gates, take_unit, max_of_p = TAKE[G], TAKE[P], P or 1
     _, _, (rec0, rec1), (mod0, mod1) = layout(cell)
     recurrent, modulated, (first, _) = rec1 > rec0, mod1 > mod0, summed_slots(cell)
     L = G - first  # slots whose sums are in shared memory, (rows, L, H), behind the operand (H, rows); then the states (S, rows, H)
@@ -49,11 +50,17 @@ def make_forward(cell, dtype, rows: int, units: int, registers: int):
                 memory[u((rows + r * L + begin - first) * H + c)] = acc[r]
 
     @pointwise
-    def multiply_resident(n, w, block, span, z):
-        """As `multiply`, of the only product: w (units,) are the weights of this thread's sum."""
+    def multiply_resident(n, last, w, ahead, block, span, z):
+        """As `multiply`, of the only product: w (units,) are the weights of this thread's sum.
+
+        ahead (rows,) is what z has of step n, and afterwards of the one that follows, if any before step `last`: there is time to read it.
+        """
         c, memory, acc = cuda.threadIdx.x, block.memory, cuda.local.array(rows, real)
         if c < (rec1 - rec0) * units:
-            begin_sums(n, rec0 * units + c, acc, block, span, z)
+            for r in range(rows):
+                acc[r] = ahead[r]
+            if n + 1 < last:
+                begin_sums(n + 1, rec0 * units + c, ahead, block, span, z)
             for k in range(units):
                 for r in range(rows):
                     acc[r] = fma(memory[u(k * rows + r)], w[k], acc[r])
@@ -61,63 +68,43 @@ def make_forward(cell, dtype, rows: int, units: int, registers: int):
                 memory[u((rows + r * L + rec0 - first) * units + c)] = acc[r]
 
     @pointwise
-    def load(n, r, j, known, a, p, block, span, z, unit):
-        """The pre-activations (G, 1) of unit j of row r, 0 from slot `known` on, and its parameters (P, 1)."""
-        H = span.H
-        at = ((block.member * (span.end - span.begin) + n - span.begin) * span.B + block.b[u(r)]) * G * H + j
+    def unit_of(r, j, block):
+        return Unit(block.member, block.b[u(r)], block.length[u(r)], j, 0)
+
+    @pointwise
+    def load(n, r, unit, known, a, block, span, z):
+        """The pre-activations a (G, 1) of a unit, 0 from slot `known` on."""
+        H, at = span.H, row_of(n, unit, span.end - span.begin, span.begin, span.B) * G * span.H + unit.j
         for g in range(first):
             a[g, 0] = z[u(at + g * H)]
         for g in range(first, G):
-            a[g, 0] = block.memory[u((rows + r * L + g - first) * H + j)] if g < known else real(0.0)
-        for i in range(P):
-            p[i, 0] = unit[u((block.member * P + i) * H + j)]
+            a[g, 0] = block.memory[u((rows + r * L + g - first) * H + unit.j)] if g < known else real(0.0)
 
     @pointwise
     def hand_over(n, r, j, block, run, z):
         """The operand of the second product, from slots that are complete, in place of the first one's."""
-        span, member, memory = run.span, block.member, block.memory
+        span, member, memory, unit = run.span, block.member, block.memory, unit_of(r, j, block)
         a, p = cuda.local.array((G, 1), real), cuda.local.array((max_of_p, 1), real)
-        load(n, r, j, mod0, a, p, block, span, z, run.weights.unit)
+        load(n, r, unit, mod0, a, block, span, z)
+        unit_parameters(unit, p, run)
         h = memory[u((rows + rows * L + r) * span.H + j)]
         operand = modulate(take_gates(a, 0), h, take_unit(p, 0))
-        memory[u(j * rows + r)] = masked(operand, run.batch.mask, span, member, block.b[u(r)], j)
+        memory[u(j * rows + r)] = masked(operand, run.batch.mask, span, member, unit.b, j)
 
     @pointwise
-    def keep(n, r, j, a, s, kept, block, run):
-        """What step n leaves in y and on the tape."""
-        span, member, b, H = run.span, block.member, block.b[u(r)], run.span.H
-        t = time_of(n, block.length[u(r)], span.reverse)
-        run.trace.y[u(((member * span.T + t) * span.B + b) * span.width + span.column + j)] = s[0, 0]
-        if span.tape > 0:
-            row = (member * span.tape + n - span.offset) * span.B + b
-            for i in range(1, S):
-                run.trace.others[u((row * (S - 1) + i - 1) * H + j)] = s[i, 0]
-            for i in range(K):
-                run.trace.saved[u((row * K + i) * H + j)] = kept[i, 0]
-        if span.shown > 0:
-            row = (member * span.shown + n - span.offset) * span.B + b
-            for g in range(G):
-                run.trace.preactivations[u((row * G + g) * H + j)] = a[g, 0]
-        s[0, 0] = pulled(s[0, 0], run.batch, span, member, t, b, j)
-
-    @pointwise
-    def advance(n, r, j, block, run, z):
+    def move(n, r, j, block, run, z):
         """Unit j of row r by a step: its states, and its part of the next operand."""
-        span, memory, H = run.span, block.memory, run.span.H
-        a, p, s = cuda.local.array((G, 1), real), cuda.local.array((max_of_p, 1), real), cuda.local.array((S, 1), real)
-        kept = cuda.local.array((max_of_k, 1), real)
-        load(n, r, j, G, a, p, block, span, z, run.weights.unit)
+        span, memory, H, unit = run.span, block.memory, run.span.H, unit_of(r, j, block)
+        a, s = cuda.local.array((G, 1), real), cuda.local.array((S, 1), real)
+        load(n, r, unit, G, a, block, span, z)
         for i in range(S):
             s[i, 0] = memory[u((rows + rows * L + i * rows + r) * H + j)]
-        states, saved = step(take_gates(a, 0), take_states(s, 0), take_unit(p, 0))
-        put_states(s, 0, states)
-        put_saved(kept, 0, saved)
-        keep(n, r, j, a, s, kept, block, run)
+        advance(n, unit, a, s, run)
         for i in range(S):
             memory[u((rows + rows * L + i * rows + r) * H + j)] = s[i, 0]
-        memory[u(j * rows + r)] = masked(s[0, 0], run.batch.mask, span, block.member, block.b[u(r)], j)
+        memory[u(j * rows + r)] = masked(s[0, 0], run.batch.mask, span, block.member, unit.b, j)
 
-    max_of_p, max_of_k, room = P or 1, K or 1, units or 1  # an array of nothing cannot be had
+    room = units or 1  # an array of nothing cannot be had
 
     @kernel_within(registers)
     def forward(run, z, state):
@@ -126,8 +113,11 @@ def make_forward(cell, dtype, rows: int, units: int, registers: int):
         B, H, slices = span.B, span.H, (span.B + rows - 1) // rows
         find_rows(rows, run.batch, slices, B, b, length)
         member, behind = cuda.blockIdx.x // slices, B - cuda.blockIdx.x % slices * rows  # r from `behind` on is no row
-        block, w = Block(member, b, length, memory), cuda.local.array(room, real)
+        block, w, ahead = Block(member, b, length, memory), cuda.local.array(room, real), cuda.local.array(rows, real)
+        last = length[0] if length[0] < span.end else span.end
         if units > 0 and thread < (rec1 - rec0) * units:
+            if span.begin < last:
+                begin_sums(span.begin, rec0 * units + thread, ahead, block, span, z)
             for k in range(units):
                 w[k] = run.weights.recurrent[u((member * units + k) * (rec1 - rec0) * units + thread)]
         for c in range(thread, rows * H, threads):
@@ -137,9 +127,9 @@ def make_forward(cell, dtype, rows: int, units: int, registers: int):
             memory[u(j * rows + r)] = masked(state[u((member * S * B + b[u(r)]) * H + j)], run.batch.mask, span, member, b[u(r)], j)
         cuda.syncthreads()
         r0, j0 = thread // H, thread % H
-        for n in range(span.begin, length[0] if length[0] < span.end else span.end):
+        for n in range(span.begin, last):
             if units > 0:
-                multiply_resident(n, w, block, span, z)
+                multiply_resident(n, last, w, ahead, block, span, z)
                 cuda.syncthreads()
             elif recurrent:
                 multiply(n, rec0, rec1, run.weights.recurrent, block, span, z)
@@ -155,7 +145,7 @@ def make_forward(cell, dtype, rows: int, units: int, registers: int):
             r, j = r0, j0
             while r < rows:
                 if n < length[u(r)]:
-                    advance(n, r, j, block, run, z)
+                    move(n, r, j, block, run, z)
                 r, j = following(r, j, threads, H)
             cuda.syncthreads()
         for c in range(thread, rows * H, threads):

@@ -13,12 +13,21 @@ import numba
 import numpy as np
 from numba import cuda
 from numba.cuda import dispatcher
+from numba.cuda.extending import intrinsic  # noqa: F401
+
+try:  # numba-cuda has types of its own
+    from numba.cuda import types
+    from numba.cuda.typing import signature
+except ImportError:
+    from numba.core import types  # noqa: F401
+    from numba.core.typing import signature  # noqa: F401
 
 dispatcher.config.CUDA_LOW_OCCUPANCY_WARNINGS = 0  # at every launch: a batch of few sequences does not fill a device, and need not
 
 SHARED = 48 * 1024  # bytes of a block's shared memory that any device gives
 WARP = 32
 THREADS = 512  # of a block at most: leaves each 128 registers
+TENSOR_CORES = (8, 0)  # the first compute capability whose tensor cores know tf32 and bf16
 EXTRA = "pip install 'fastrnn[cuda]'"
 
 
@@ -71,11 +80,17 @@ def missing() -> list[str]:
     return found
 
 
-def require() -> None:
-    """Raise where nothing can be run on a GPU."""
+def require(precision: str) -> None:
+    """Raise where nothing can be run on a GPU, or not in this precision."""
     lacking = missing()
     if lacking:
         raise RuntimeError(f"device: 'cuda' needs a GPU that can be used; missing here: {' and '.join(lacking)}. Use device='cpu'")
+    capability = tuple(cuda.get_current_device().compute_capability)
+    if precision != "exact" and capability < TENSOR_CORES:
+        raise RuntimeError(
+            f"precision: {precision!r} needs a GPU of compute capability {'.'.join(map(str, TENSOR_CORES))} or later; "
+            f"got {'.'.join(map(str, capability))}. Use precision='exact'"
+        )
 
 
 def free_memory() -> int:

@@ -1,0 +1,99 @@
+"""The time loop forward on tensor cores, for any cell whose only product is that with h; see `fragments`."""
+
+from functools import cache
+
+import numpy as np
+from numba import cuda, float32, int32, int64
+
+from ..._jit import pointwise
+from .._loop import layout
+from .fragments import CELLS, SLICE, Shape, make_product, row_of_slice, unit_of
+from .loop import Block, find_rows, masked, u
+from .steps import Unit, make_advance, row_of
+from .target import kernel_within
+
+
+@cache
+def make_mma_forward(cell, shape: Shape, registers: int):
+    """The forward kernel, with the arguments of `forward.make_forward`'s.
+
+    A step has one barrier, as operands take turns in two places. What z has of a step is read while the one before it is computed.
+    """
+    G, S, (first, _), H, words = len(cell.slots), len(cell.states), layout(cell).recurrent, shape.H, shape.operand_words(1)
+    stand, hold, give, multiply = make_product(shape, 1)
+    advance, room = make_advance(cell, np.dtype("float32")), shape.held * shape.words_a_step or 1
+
+    @pointwise
+    def find(q, place, block):
+        """The unit that is this lane's number q."""
+        r = u(row_of_slice(place, q))
+        return Unit(block.member, block.b[r], block.length[r], unit_of(place, q), q)
+
+    @pointwise
+    def look(n, ahead, units, span, z):
+        """ahead (G, 4): what z has of step n."""
+        for q in range(CELLS):
+            unit = units[q]
+            at = row_of(n, unit, span.end - span.begin, span.begin, span.B) * G * H + unit.j
+            there = unit.j < H and n < unit.length
+            for g in range(G):
+                ahead[g, q] = z[u(at + g * H)] if there else float32(0.0)
+
+    @pointwise
+    def move(n, unit, a, s, run):
+        if unit.j < H and n < unit.length:
+            advance(n, unit, a, s, run)
+
+    @pointwise
+    def hand_over(s, units, memory, base, place, run):
+        """h, as the operand that begins at word `base`; zero of a unit that there is not."""
+        v = cuda.local.array(CELLS, float32)
+        for q in range(CELLS):
+            unit = units[q]
+            v[q] = masked(s[0, q], run.batch.mask, run.span, unit.member, unit.b, unit.j) if unit.j < H else float32(0.0)
+        give(0, v, memory, base, place)
+
+    @kernel_within(registers)
+    def forward(run, z, state):
+        memory, b, length = cuda.shared.array(0, int32), cuda.shared.array(SLICE, int64), cuda.shared.array(SLICE, int64)
+        w, s = cuda.local.array(room, int32), cuda.local.array((S, CELLS), float32)
+        acc, ahead = cuda.local.array((G, CELLS), float32), cuda.local.array((G, CELLS), float32)
+        span, place, slices = run.span, stand(), (run.span.B + SLICE - 1) // SLICE
+        B, behind = span.B, run.span.B - cuda.blockIdx.x % slices * SLICE  # rows from `behind` on are none
+        find_rows(SLICE, run.batch, slices, B, b, length)
+        block = Block(cuda.blockIdx.x // slices, b, length, memory)
+        units = (find(0, place, block), find(1, place, block), find(2, place, block), find(3, place, block))
+        hold(w, run.weights.recurrent, block.member, place)
+        for q in range(CELLS):
+            unit = units[q]
+            for i in range(S):
+                s[i, q] = state[u(((unit.member * S + i) * B + unit.b) * H + unit.j)] if unit.j < H else float32(0.0)
+        hand_over(s, units, memory, 0, place, run)
+        steps = length[0] if length[0] < span.end else span.end
+        if span.begin < steps:
+            look(span.begin, ahead, units, span, z)
+        cuda.syncthreads()
+        here = 0
+        for n in range(span.begin, steps):
+            for g in range(G):
+                for q in range(CELLS):
+                    acc[g, q] = ahead[g, q]
+            if n + 1 < steps:
+                look(n + 1, ahead, units, span, z)
+            multiply(acc, first, w, run.weights.recurrent, block.member, memory, here, place)
+            move(n, units[0], acc, s, run)
+            move(n, units[1], acc, s, run)
+            move(n, units[2], acc, s, run)
+            move(n, units[3], acc, s, run)
+            here = words - here
+            hand_over(s, units, memory, here, place, run)
+            cuda.syncthreads()
+        for q in range(CELLS):
+            unit = units[q]
+            if unit.j < H and row_of_slice(place, q) < behind:
+                for i in range(S):
+                    state[u(((unit.member * S + i) * B + unit.b) * H + unit.j)] = s[i, q]
+                for t in range(unit.length if unit.length > span.begin else span.begin, span.end):  # beyond the end, in both directions
+                    run.trace.y[u(((unit.member * span.T + t) * B + unit.b) * span.width + span.column + unit.j)] = float32(0.0)
+
+    return forward
