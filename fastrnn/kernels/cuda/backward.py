@@ -9,7 +9,7 @@ from ..._math import fma
 from .._loop import layout
 from .._take import TAKE
 from .loop import Block, find_rows, following, masked, summed_slots, u
-from .steps import Seen, Unit, make_retreat, make_unit_parameters, row_of
+from .steps import Seen, Unit, make_retreat, make_unit_parameters, place_in, rows_of
 from .target import kernel_within, number
 
 
@@ -74,6 +74,11 @@ def make_backward(cell, dtype, rows: int, units: int, registers: int):
         return Unit(block.member, block.b[u(r)], block.length[u(r)], j, 0)
 
     @pointwise
+    def write_row(n, r, j, da, block, run, flow, back):
+        unit = unit_of(r, j, block)
+        write(n, unit, rows_of(n, unit, run.span), da, run, flow, back)
+
+    @pointwise
     def give(r, j, begin, end, da, memory, H):
         """The gradients of unit j's slots [begin, end) to all threads."""
         for g in range(begin, end):
@@ -83,14 +88,15 @@ def make_backward(cell, dtype, rows: int, units: int, registers: int):
     def move(n, r, j, da, block, run, start, flow, back):
         """Unit j of row r by a step: the gradients of its pre-activations (G, 1), and of its state but for the product."""
         memory, H, unit = block.memory, run.span.H, unit_of(r, j, block)
+        own = rows_of(n, unit, run.span)
         ds, old, new = cuda.local.array((S, 1), real), cuda.local.array((S, 1), real), cuda.local.array((S, 1), real)
         seen = Seen(cuda.local.array((max_of_k, 1), real), old, new, cuda.local.array((1, 1), real))
-        look(n, unit, seen, run, start, flow)
+        look(n, unit, own, seen, run, start, flow)
         for i in range(S):
             ds[i, 0] = memory[u((i * rows + r) * H + j)]
         if recurrent:
             ds[0, 0] += product_of(rec1 - rec0, r, j, block, run)
-        retreat(n, unit, seen, ds, da, run, flow, back)
+        retreat(n, unit, own, seen, ds, da, run, flow, back)
         for i in range(S):
             memory[u((i * rows + r) * H + j)] = ds[i, 0]
 
@@ -99,16 +105,17 @@ def make_backward(cell, dtype, rows: int, units: int, registers: int):
         """What the gradient of unit j's modulated operand adds to those of its other slots, and of its state."""
         span, member, H, unit, trace = run.span, block.member, run.span.H, unit_of(r, j, block), run.trace
         kept, p = cuda.local.array((max_of_k, 1), real), cuda.local.array((max_of_p, 1), real)
-        row, du = row_of(n, unit, span.end - span.begin, span.begin, span.B), product_of(mod1 - mod0, r, j, block, run)
+        own, du = rows_of(n, unit, span), product_of(mod1 - mod0, r, j, block, run)
+        at = place_in(own.own, H, j)
         for i in range(K):
-            kept[i, 0] = trace.saved[u((row_of(n, unit, span.tape, span.offset, span.B) * K + i) * H + j)]
+            kept[i, 0] = trace.saved[place_in(own.tape, K * H, i * H + j)]
         unit_parameters(unit, p, run)
-        h = back.held[u(row * H + j)]
+        h = back.held[at]
         operand, gates, states = modulate_backward(take_saved(kept, 0), h, take_unit(p, 0), du)
-        back.held[u(row * H + j)] = masked(h, run.batch.mask, span, member, unit.b, j)
-        back.modulated[u(row * H + j)] = masked(operand, run.batch.mask, span, member, unit.b, j)
+        back.held[at] = masked(h, run.batch.mask, span, member, unit.b, j)
+        back.modulated[at] = masked(operand, run.batch.mask, span, member, unit.b, j)
         for g in range(G):
-            da[g, 0] = back.dz[u((row * G + g) * H + j)]
+            da[g, 0] = back.dz[place_in(own.own, G * H, g * H + j)]
         for g in range(len(gates)):
             da[g, 0] += gates[g]
         for i in range(len(states)):
@@ -149,7 +156,7 @@ def make_backward(cell, dtype, rows: int, units: int, registers: int):
                     move(n, r, j, da, block, run, start, flow, back)
                     if not modulated:
                         clip(da, 0, limit, cut)
-                    write(n, unit_of(r, j, block), da, run, flow, back)
+                    write_row(n, r, j, da, block, run, flow, back)
                 give(r, j, mod0 if modulated else rec0, mod1 if modulated else rec1, da, memory, H)
                 r, j = following(r, j, threads, H)
             cuda.syncthreads()
@@ -162,7 +169,7 @@ def make_backward(cell, dtype, rows: int, units: int, registers: int):
                     if n < length[u(r)]:
                         add_modulated(n, r, j, da, block, run, back)
                         clip(da, 0, limit, cut)
-                        write(n, unit_of(r, j, block), da, run, flow, back)
+                        write_row(n, r, j, da, block, run, flow, back)
                     give(r, j, rec0, rec1, da, memory, H)
                     r, j = following(r, j, threads, H)
                 cuda.syncthreads()

@@ -9,7 +9,7 @@ from ..._math import fma
 from .._loop import layout
 from .._take import TAKE
 from .loop import Block, find_rows, following, masked, summed_slots, u
-from .steps import Unit, make_advance, make_unit_parameters, row_of
+from .steps import Unit, make_advance, make_unit_parameters, place_in, row_of, rows_of
 from .target import kernel_within, number
 
 
@@ -74,9 +74,9 @@ def make_forward(cell, dtype, rows: int, units: int, registers: int):
     @pointwise
     def load(n, r, unit, known, a, block, span, z):
         """The pre-activations a (G, 1) of a unit, 0 from slot `known` on."""
-        H, at = span.H, row_of(n, unit, span.end - span.begin, span.begin, span.B) * G * span.H + unit.j
+        H, row = span.H, row_of(n, unit, span.end - span.begin, span.begin, span.B)
         for g in range(first):
-            a[g, 0] = z[u(at + g * H)]
+            a[g, 0] = z[place_in(row, G * H, g * H + unit.j)]
         for g in range(first, G):
             a[g, 0] = block.memory[u((rows + r * L + g - first) * H + unit.j)] if g < known else real(0.0)
 
@@ -99,7 +99,7 @@ def make_forward(cell, dtype, rows: int, units: int, registers: int):
         load(n, r, unit, G, a, block, span, z)
         for i in range(S):
             s[i, 0] = memory[u((rows + rows * L + i * rows + r) * H + j)]
-        advance(n, unit, a, s, run)
+        advance(n, unit, rows_of(n, unit, span), a, s, run)
         for i in range(S):
             memory[u((rows + rows * L + i * rows + r) * H + j)] = s[i, 0]
         memory[u(j * rows + r)] = masked(s[0, 0], run.batch.mask, span, block.member, unit.b, j)

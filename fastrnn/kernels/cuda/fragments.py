@@ -17,8 +17,9 @@ from numba import cuda, float32, int32
 
 from ..._jit import pointwise
 from . import target
-from .loop import REGISTERS, held_threads, u
+from .loop import REGISTERS, Run, Span, held_threads, u
 from .mma import LINE, TILE, Form, form, four_words
+from .steps import Unit
 from .target import SHARED, WARP, kernel
 
 SLICE = LINE  # rows of a block
@@ -93,6 +94,21 @@ def unit_of(place, q):
 @pointwise
 def row_of_slice(place, q):
     return place.row + (q & 1)
+
+
+@pointwise
+def find(q, place, block):
+    """The unit that is a lane's number q; beyond the last one, where there are no more."""
+    r = u(row_of_slice(place, q))
+    return Unit(block.member, block.b[r], block.length[r], unit_of(place, q), q)
+
+
+@pointwise
+def sized(run, H):
+    """`run` with its number of units, which is a constant here: what is multiplied by it is shifted, or counted ahead."""
+    s = run.span
+    span = Span(s.begin, s.end, s.offset, s.reverse, s.T, s.B, H, s.width, s.column, s.tape, s.shown)
+    return Run(span, run.batch, run.weights, run.trace)
 
 
 @cache

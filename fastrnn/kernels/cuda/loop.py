@@ -24,6 +24,7 @@ from .._loop import Batch, Trace, layout
 from .target import SHARED, THREADS, WARP
 
 u = np.uint64  # of an index: one that has a sign is compared with 0 each time, as it may count from the end
+half = np.uint32  # of a row of an array: its product with a width is one instruction, that of two longer numbers is four
 
 ROWS = (4, 2, 1)  # of the batch, in a block,
 WIDE = 16  # and the bytes of a number of all of them at most: each takes registers

@@ -44,9 +44,10 @@ class Form(NamedTuple):
     multiply_add: Callable
 
 
-def _call(builder, result, arguments, text: str, constraints: str, volatile: bool = False):
+def _call(builder, result, arguments, text: str, constraints: str, attributes=()):
+    """One instruction, a function of its operands alone."""
     function = ir.FunctionType(result, [argument.type for argument in arguments])
-    return builder.call(ir.InlineAsm(function, text, constraints, side_effect=volatile), arguments)
+    return builder.call(ir.InlineAsm(function, text, constraints), arguments, attrs=attributes)
 
 
 def _unpacked(builder, value, n: int) -> list:
@@ -54,7 +55,10 @@ def _unpacked(builder, value, n: int) -> list:
 
 
 def _multiply_add(instruction: str):
-    """An intrinsic for one kind of `mma.sync`, in which all lanes of a warp take part; a function of its operands, so not volatile."""
+    """An intrinsic for one kind of `mma.sync`.
+
+    All lanes of a warp take part: the compiler must not move it to where only those go that need its result, so it is convergent.
+    """
     operands = "{$4,$5,$6,$7}, {$8,$9}, {$10,$11,$12,$13}"
     text = f"mma.sync.aligned.{instruction} {{$0,$1,$2,$3}}, {operands};"
     constraints = ",".join(["=f"] * 4 + ["r"] * 6 + ["f"] * 4)
@@ -65,7 +69,7 @@ def _multiply_add(instruction: str):
 
         def codegen(context, builder, signature, args):
             words = _unpacked(builder, args[0], 4) + _unpacked(builder, args[1], 2) + _unpacked(builder, args[2], 4)
-            found = _call(builder, ir.LiteralStructType([SINGLE] * 4), words, text, constraints)
+            found = _call(builder, ir.LiteralStructType([SINGLE] * 4), words, text, constraints, ("convergent",))
             result = ir.Constant(context.get_value_type(signature.return_type), ir.Undefined)
             for i, value in enumerate(_unpacked(builder, found, 4)):
                 result = builder.insert_value(result, value, i)

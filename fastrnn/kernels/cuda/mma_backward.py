@@ -7,9 +7,9 @@ from numba import cuda, float32, int32, int64
 
 from ..._jit import pointwise
 from .._loop import layout
-from .fragments import CELLS, SLICE, Shape, make_product, row_of_slice, unit_of
+from .fragments import CELLS, SLICE, Shape, find, make_product, row_of_slice, sized
 from .loop import Block, find_rows, masked, u
-from .steps import Seen, Unit, make_retreat
+from .steps import Seen, make_retreat, moved, rows_of
 from .target import kernel_within
 
 
@@ -26,25 +26,21 @@ def make_mma_backward(cell, shape: Shape, places: int, registers: int):
     look, retreat, clip, write = make_retreat(cell, np.dtype("float32"))
 
     @pointwise
-    def find(q, place, block):
-        """The unit that is this lane's number q."""
-        r = u(row_of_slice(place, q))
-        return Unit(block.member, block.b[r], block.length[r], unit_of(place, q), q)
+    def look_at(n, units, even, odd, seen, run, start, flow):
+        for q in range(CELLS):
+            unit = units[q]
+            if unit.j < H and n < unit.length:
+                look(n, unit, odd if q & 1 else even, seen, run, start, flow)
 
     @pointwise
-    def look_at(n, unit, seen, run, start, flow):
-        if unit.j < H and n < unit.length:
-            look(n, unit, seen, run, start, flow)
-
-    @pointwise
-    def move(n, unit, seen, ds, da, cut, limit, run, flow, back):
+    def move(n, unit, rows, seen, ds, da, cut, limit, run, flow, back):
         """A unit by a step: da (G, 4), the gradients of its pre-activations, and ds (S, 4), of its states but for the product."""
         for g in range(G):
             da[g, unit.q] = float32(0.0)
         if unit.j < H and n < unit.length:
-            retreat(n, unit, seen, ds, da, run, flow, back)
+            retreat(n, unit, rows, seen, ds, da, run, flow, back)
             clip(da, unit.q, limit, cut)
-            write(n, unit, da, run, flow, back)
+            write(n, unit, rows, da, run, flow, back)
 
     @pointwise
     def hand_over(da, memory, base, place):
@@ -72,7 +68,8 @@ def make_mma_backward(cell, shape: Shape, places: int, registers: int):
         ds, da = cuda.local.array((S, CELLS), float32), cuda.local.array((G, CELLS), float32)
         old, new = cuda.local.array((S, CELLS), float32), cuda.local.array((S, CELLS), float32)
         seen = Seen(cuda.local.array((max_of_k, CELLS), float32), old, new, cuda.local.array((1, CELLS), float32))
-        span, place, slices = run.span, stand(), (run.span.B + SLICE - 1) // SLICE
+        run, place, slices = sized(run, H), stand(), (run.span.B + SLICE - 1) // SLICE
+        span = run.span
         B, behind = span.B, run.span.B - cuda.blockIdx.x % slices * SLICE
         find_rows(SLICE, run.batch, slices, B, b, length)
         block = Block(cuda.blockIdx.x // slices, b, length, memory)
@@ -85,19 +82,19 @@ def make_mma_backward(cell, shape: Shape, places: int, registers: int):
             for i in range(S):
                 ds[i, q] = dstate[u(((unit.member * S + i) * B + unit.b) * H + unit.j)] if unit.j < H else float32(0.0)
         last, here = (length[0] if length[0] < span.end else span.end) - 1, 0
+        even, odd = rows_of(last, units[0], span), rows_of(last, units[1], span)
         if last >= span.begin:
-            for q in range(CELLS):
-                look_at(last, units[q], seen, run, start, flow)
+            look_at(last, units, even, odd, seen, run, start, flow)
         for n in range(last, span.begin - 1, -1):
-            move(n, units[0], seen, ds, da, cut, limit, run, flow, back)
-            move(n, units[1], seen, ds, da, cut, limit, run, flow, back)
-            move(n, units[2], seen, ds, da, cut, limit, run, flow, back)
-            move(n, units[3], seen, ds, da, cut, limit, run, flow, back)
+            move(n, units[0], even, seen, ds, da, cut, limit, run, flow, back)
+            move(n, units[1], odd, seen, ds, da, cut, limit, run, flow, back)
+            move(n, units[2], even, seen, ds, da, cut, limit, run, flow, back)
+            move(n, units[3], odd, seen, ds, da, cut, limit, run, flow, back)
             hand_over(da, memory, here, place)
             cuda.syncthreads()
+            even, odd = moved(even, -1, span), moved(odd, -1, span)
             if n > span.begin:
-                for q in range(CELLS):
-                    look_at(n - 1, units[q], seen, run, start, flow)
+                look_at(n - 1, units, even, odd, seen, run, start, flow)
             for s in range(R):
                 for q in range(CELLS):
                     acc[s, q] = float32(0.0)

@@ -7,9 +7,9 @@ from numba import cuda, float32, int32, int64
 
 from ..._jit import pointwise
 from .._loop import layout
-from .fragments import CELLS, SLICE, Shape, make_product, row_of_slice, unit_of
+from .fragments import CELLS, SLICE, Shape, find, make_product, row_of_slice, sized
 from .loop import Block, find_rows, masked, u
-from .steps import Unit, make_advance, row_of
+from .steps import make_advance, moved, place_in, rows_of
 from .target import kernel_within
 
 
@@ -24,25 +24,17 @@ def make_mma_forward(cell, shape: Shape, registers: int):
     advance, room = make_advance(cell, np.dtype("float32")), shape.held * shape.words_a_step or 1
 
     @pointwise
-    def find(q, place, block):
-        """The unit that is this lane's number q."""
-        r = u(row_of_slice(place, q))
-        return Unit(block.member, block.b[r], block.length[r], unit_of(place, q), q)
-
-    @pointwise
-    def look(n, ahead, units, span, z):
-        """ahead (G, 4): what z has of step n."""
+    def look(ahead, units, even, odd, z):
+        """ahead (G, 4): what z has of the step of these rows; anything of a unit that there is not."""
         for q in range(CELLS):
-            unit = units[q]
-            at = row_of(n, unit, span.end - span.begin, span.begin, span.B) * G * H + unit.j
-            there = unit.j < H and n < unit.length
+            row, j = odd.own if q & 1 else even.own, units[q].j
             for g in range(G):
-                ahead[g, q] = z[u(at + g * H)] if there else float32(0.0)
+                ahead[g, q] = z[place_in(row, G * H, g * H + (j if j < H else 0))]
 
     @pointwise
-    def move(n, unit, a, s, run):
+    def move(n, unit, rows, a, s, run):
         if unit.j < H and n < unit.length:
-            advance(n, unit, a, s, run)
+            advance(n, unit, rows, a, s, run)
 
     @pointwise
     def hand_over(s, units, memory, base, place, run):
@@ -58,7 +50,8 @@ def make_mma_forward(cell, shape: Shape, registers: int):
         memory, b, length = cuda.shared.array(0, int32), cuda.shared.array(SLICE, int64), cuda.shared.array(SLICE, int64)
         w, s = cuda.local.array(room, int32), cuda.local.array((S, CELLS), float32)
         acc, ahead = cuda.local.array((G, CELLS), float32), cuda.local.array((G, CELLS), float32)
-        span, place, slices = run.span, stand(), (run.span.B + SLICE - 1) // SLICE
+        run, place, slices = sized(run, H), stand(), (run.span.B + SLICE - 1) // SLICE
+        span = run.span
         B, behind = span.B, run.span.B - cuda.blockIdx.x % slices * SLICE  # rows from `behind` on are none
         find_rows(SLICE, run.batch, slices, B, b, length)
         block = Block(cuda.blockIdx.x // slices, b, length, memory)
@@ -70,22 +63,23 @@ def make_mma_forward(cell, shape: Shape, registers: int):
                 s[i, q] = state[u(((unit.member * S + i) * B + unit.b) * H + unit.j)] if unit.j < H else float32(0.0)
         hand_over(s, units, memory, 0, place, run)
         steps = length[0] if length[0] < span.end else span.end
+        even, odd, here = rows_of(span.begin, units[0], span), rows_of(span.begin, units[1], span), 0
         if span.begin < steps:
-            look(span.begin, ahead, units, span, z)
+            look(ahead, units, even, odd, z)
         cuda.syncthreads()
-        here = 0
         for n in range(span.begin, steps):
             for g in range(G):
                 for q in range(CELLS):
                     acc[g, q] = ahead[g, q]
+            later, later_odd = moved(even, 1, span), moved(odd, 1, span)
             if n + 1 < steps:
-                look(n + 1, ahead, units, span, z)
+                look(ahead, units, later, later_odd, z)
             multiply(acc, first, w, run.weights.recurrent, block.member, memory, here, place)
-            move(n, units[0], acc, s, run)
-            move(n, units[1], acc, s, run)
-            move(n, units[2], acc, s, run)
-            move(n, units[3], acc, s, run)
-            here = words - here
+            move(n, units[0], even, acc, s, run)
+            move(n, units[1], odd, acc, s, run)
+            move(n, units[2], even, acc, s, run)
+            move(n, units[3], odd, acc, s, run)
+            even, odd, here = later, later_odd, words - here
             hand_over(s, units, memory, here, place, run)
             cuda.syncthreads()
         for q in range(CELLS):

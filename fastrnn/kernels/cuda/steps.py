@@ -11,7 +11,7 @@ from numba import cuda
 
 from ..._jit import pointwise
 from .._take import PUT, TAKE
-from .loop import masked, pulled, time_of, u
+from .loop import half, masked, pulled, time_of, u
 from .target import number
 
 
@@ -23,6 +23,14 @@ class Unit(NamedTuple):
     length: int
     j: int
     q: int
+
+
+class Rows(NamedTuple):
+    """Where a step of a sequence is, as a row of arrays (rows, width): y; the tape; and what has the steps of the launch alone."""
+
+    y: int
+    tape: int
+    own: int
 
 
 class Seen(NamedTuple):
@@ -45,14 +53,32 @@ class Backward(NamedTuple):
 
 @pointwise
 def row_of(n, unit, steps, begin, B):
-    """Where step n of a unit's row is in an array (E, steps, B, ...) that begins at step `begin`."""
-    return (unit.member * steps + n - begin) * B + unit.b
+    """The row of step n of a unit's sequence in an array (E, steps, B, ...) that begins at step `begin`."""
+    return half((unit.member * steps + n - begin) * B + unit.b)
 
 
 @pointwise
-def place_in_y(t, unit, span):
-    """Where a unit is in y (E, T, B, width) at time t."""
-    return u(((unit.member * span.T + t) * span.B + unit.b) * span.width + span.column + unit.j)
+def rows_of(n, unit, span):
+    y, B = row_of(time_of(n, unit.length, span.reverse), unit, span.T, 0, span.B), span.B
+    return Rows(y, row_of(n, unit, span.tape, span.offset, B), row_of(n, unit, span.end - span.begin, span.begin, B))
+
+
+@pointwise
+def moved(rows, steps, span):
+    """The rows of a later step, or an earlier one."""
+    y = -steps if span.reverse else steps
+    return Rows(half(rows.y + y * span.B), half(rows.tape + steps * span.B), half(rows.own + steps * span.B))
+
+
+@pointwise
+def place_in(row, width, within):
+    """Where number `within` of a row is."""
+    return u(row) * u(half(width)) + u(within)
+
+
+@pointwise
+def place_in_y(row, unit, span):
+    return place_in(row, span.width, span.column + unit.j)
 
 
 @cache
@@ -77,30 +103,29 @@ def make_advance(cell, dtype):
     unit_parameters, max_of_p, max_of_k = make_unit_parameters(cell), P or 1, K or 1  # an array of nothing cannot be had
 
     @pointwise
-    def keep(n, unit, a, s, saved, run):
+    def keep(n, unit, rows, a, s, saved, run):
         """What step n leaves in y and on the tape."""
         span, H, q = run.span, run.span.H, unit.q
-        run.trace.y[place_in_y(time_of(n, unit.length, span.reverse), unit, span)] = s[0, q]
+        run.trace.y[place_in_y(rows.y, unit, span)] = s[0, q]
         if span.tape > 0:
-            row = row_of(n, unit, span.tape, span.offset, span.B)
             for i in range(1, S):
-                run.trace.others[u((row * (S - 1) + i - 1) * H + unit.j)] = s[i, q]
+                run.trace.others[place_in(rows.tape, (S - 1) * H, (i - 1) * H + unit.j)] = s[i, q]
             for i in range(K):
-                run.trace.saved[u((row * K + i) * H + unit.j)] = saved[i, 0]
+                run.trace.saved[place_in(rows.tape, K * H, i * H + unit.j)] = saved[i, 0]
         if span.shown > 0:
             row = row_of(n, unit, span.shown, span.offset, span.B)
             for g in range(G):
-                run.trace.preactivations[u((row * G + g) * H + unit.j)] = a[g, q]
+                run.trace.preactivations[place_in(row, G * H, g * H + unit.j)] = a[g, q]
 
     @pointwise
-    def advance(n, unit, a, s, run):
+    def advance(n, unit, rows, a, s, run):
         """A unit by step n: its states s, from its pre-activations a."""
         p, kept = cuda.local.array((max_of_p, 1), real), cuda.local.array((max_of_k, 1), real)
         unit_parameters(unit, p, run)
         states, saved = step(take_gates(a, unit.q), take_states(s, unit.q), take_unit(p, 0))
         put_states(s, unit.q, states)
         put_saved(kept, 0, saved)
-        keep(n, unit, a, s, kept, run)
+        keep(n, unit, rows, a, s, kept, run)
         t = time_of(n, unit.length, run.span.reverse)
         s[0, unit.q] = pulled(s[0, unit.q], run.batch, run.span, unit.member, t, unit.b, unit.j)
 
@@ -116,25 +141,24 @@ def make_retreat(cell, dtype) -> Backward:
     unit_parameters, max_of_p = make_unit_parameters(cell), P or 1
 
     @pointwise
-    def look(n, unit, seen, run, start, flow):
+    def look(n, unit, rows, seen, run, start, flow):
         """Read what step n has left, and the state before it, which at the tape's first step is `start`."""
         span, H, q, trace = run.span, run.span.H, unit.q, run.trace
-        row, t = row_of(n, unit, span.tape, span.offset, span.B), time_of(n, unit.length, span.reverse)
         for i in range(K):
-            seen.saved[i, q] = trace.saved[u((row * K + i) * H + unit.j)]
-        seen.new[0, q] = trace.y[place_in_y(t, unit, span)]
+            seen.saved[i, q] = trace.saved[place_in(rows.tape, K * H, i * H + unit.j)]
+        seen.new[0, q] = trace.y[place_in_y(rows.y, unit, span)]
         for i in range(1, S):
-            seen.new[i, q] = trace.others[u((row * (S - 1) + i - 1) * H + unit.j)]
+            seen.new[i, q] = trace.others[place_in(rows.tape, (S - 1) * H, (i - 1) * H + unit.j)]
         if n > span.offset:
-            before = t + 1 if span.reverse else t - 1
-            h = trace.y[place_in_y(before, unit, span)]
-            seen.old[0, q] = pulled(h, run.batch, span, unit.member, before, unit.b, unit.j)
+            before, behind = moved(rows, -1, span), time_of(n - 1, unit.length, span.reverse)
+            h = trace.y[place_in_y(before.y, unit, span)]
+            seen.old[0, q] = pulled(h, run.batch, span, unit.member, behind, unit.b, unit.j)
             for i in range(1, S):
-                seen.old[i, q] = trace.others[u(((row - span.B) * (S - 1) + i - 1) * H + unit.j)]
+                seen.old[i, q] = trace.others[place_in(before.tape, (S - 1) * H, (i - 1) * H + unit.j)]
         else:
             for i in range(S):
                 seen.old[i, q] = start[u(((unit.member * S + i) * span.B + unit.b) * H + unit.j)]
-        seen.dy[0, q] = flow.dy[place_in_y(t, unit, span)] if flow.dy.shape[0] > 0 else real(0.0)
+        seen.dy[0, q] = flow.dy[place_in_y(rows.y, unit, span)] if flow.dy.shape[0] > 0 else real(0.0)
 
     @pointwise
     def complete(n, unit, seen, ds, run, flow):
@@ -146,10 +170,10 @@ def make_retreat(cell, dtype) -> Backward:
         if span.shown > 0:
             row = row_of(n, unit, span.shown, span.offset, span.B)
             for i in range(S):
-                flow.dstates[u((row * S + i) * span.H + unit.j)] = ds[i, q]
+                flow.dstates[place_in(row, S * span.H, i * span.H + unit.j)] = ds[i, q]
 
     @pointwise
-    def retreat(n, unit, seen, ds, da, run, flow, back):
+    def retreat(n, unit, rows, seen, ds, da, run, flow, back):
         """A unit by step n: da, the gradients of its pre-activations, and ds, of its states but for the product."""
         span, q, p, dp = run.span, unit.q, cuda.local.array((max_of_p, 1), real), cuda.local.array((max_of_p, 1), real)
         complete(n, unit, seen, ds, run, flow)
@@ -160,11 +184,10 @@ def make_retreat(cell, dtype) -> Backward:
         put_gates(da, q, gates)
         put_states(ds, q, states)
         put_unit(dp, 0, units)
-        row = row_of(n, unit, span.end - span.begin, span.begin, span.B)
         for i in range(P):
-            back.dunit[u((row * P + i) * span.H + unit.j)] = dp[i, 0]
+            back.dunit[place_in(rows.own, P * span.H, i * span.H + unit.j)] = dp[i, 0]
         h = seen.old[0, q]
-        back.held[u(row * span.H + unit.j)] = h if modulated else masked(h, run.batch.mask, span, unit.member, unit.b, unit.j)
+        back.held[place_in(rows.own, span.H, unit.j)] = h if modulated else masked(h, run.batch.mask, span, unit.member, unit.b, unit.j)
 
     @pointwise
     def clip(da, q, limit, cut):
@@ -179,14 +202,14 @@ def make_retreat(cell, dtype) -> Backward:
                     da[g, q] = limit if da[g, q] > real(0.0) else -limit
 
     @pointwise
-    def write(n, unit, da, run, flow, back):
+    def write(n, unit, rows, da, run, flow, back):
         """The gradients of a unit's pre-activations."""
-        span, H, row = run.span, run.span.H, row_of(n, unit, run.span.end - run.span.begin, run.span.begin, run.span.B)
+        span, H = run.span, run.span.H
         for g in range(G):
-            back.dz[u((row * G + g) * H + unit.j)] = da[g, unit.q]
+            back.dz[place_in(rows.own, G * H, g * H + unit.j)] = da[g, unit.q]
         if span.shown > 0:
             shown = row_of(n, unit, span.shown, span.offset, span.B)
             for g in range(G):
-                flow.dpreactivations[u((shown * G + g) * H + unit.j)] = da[g, unit.q]
+                flow.dpreactivations[place_in(shown, G * H, g * H + unit.j)] = da[g, unit.q]
 
     return Backward(look, retreat, clip, write)
