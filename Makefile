@@ -31,7 +31,7 @@ $(VENV)/torch: $(VENV)/installed
 
 test: $(VENV)/installed $(VENV)/torch
 	$(RUN) -m ruff check .
-	$(RUN) -m pytest -n $(JOBS) --dist loadfile
+	$(RUN) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 # Every study in its quick form; one that fails does not keep the others from running.
 studies: $(VENV)/installed

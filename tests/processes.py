@@ -5,9 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import fastrnn
 
@@ -42,10 +40,3 @@ def report(**results) -> None:
 
 def reported(output: str) -> dict:
     return json.loads(output.splitlines()[-1])
-
-
-@cache
-def warm_cache() -> tuple[TemporaryDirectory, str]:
-    """A folder of compiled code that nobody else uses, filled by ``fastrnn warmup --cells gru``; and what that printed."""
-    home = TemporaryDirectory(prefix="fastrnn-cache-")
-    return home, python("-m", "fastrnn.cli", "warmup", "--cells", "gru", cache_home=Path(home.name))

@@ -1,14 +1,11 @@
 """The command line: what it prints, and what it refuses."""
 
 import platform
-from pathlib import Path
 
 import pytest
-from processes import warm_cache
 
 import fastrnn
 from fastrnn import cli
-from fastrnn._jit import JIT_DISABLED
 
 
 def rows(text: str) -> dict[str, str]:
@@ -43,19 +40,6 @@ def test_info_survives_a_missing_package(capsys, monkeypatch):
     monkeypatch.setattr(cli, "PACKAGES", ("no-such-package",))
     assert cli.main(["info"]) == 0
     assert "not installed" in capsys.readouterr().out
-
-
-@pytest.mark.skipif(JIT_DISABLED, reason="nothing is compiled")
-def test_warmup_says_what_it_compiles_and_keeps_it():
-    home, output = warm_cache()
-    *lines, last = output.splitlines()
-    for k, line in enumerate(lines, 1):
-        assert line.startswith(f"[{k}/{len(lines)}] ") and line.endswith(" s") and " float32 ... " in line
-    assert [line.split()[1] for line in lines][0] == "gru"
-    assert {"CrossEntropy", "MeanSquaredError", "Adam", "AdamW", "RMSprop", "SGD"} <= {line.split()[1] for line in lines}
-    assert last.startswith("ready in ")
-    kept = [path.parent.name for path in Path(home.name).rglob("*.nbc")]  # one folder a kernel
-    assert len(set(kept)) >= 10
 
 
 def test_warmup_goes_through_all_cells_and_the_dtypes_asked_for(capsys, monkeypatch):

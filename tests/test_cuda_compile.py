@@ -101,13 +101,20 @@ def products_a_number(precision: str) -> int:
     return 3 if precision == "split" else 1
 
 
-@pytest.mark.parametrize("precision", TENSOR)
-@pytest.mark.parametrize("variant", [v for v in COMPILED if v[0] != "indrnn" and v[1].get("reset_after", True)], ids=label)
-def test_the_time_loop_on_tensor_cores(variant, precision, tmp_path):
-    """At 64 units, where weights are in registers, all or most of them, and at the most units that there is room for."""
+OTHERS = [v for v in COMPILED if v[0] == "leaky" or v[1] and v[1].get("reset_after", True)]
+
+
+@pytest.mark.parametrize(
+    "variant, precision, sizes",
+    [((name, {}), precision, 2) for name in ("rnn", "gru", "lstm") for precision in TENSOR]
+    + [(variant, precision, 1) for variant, precision in zip(OTHERS, 2 * TENSOR)],
+    ids=lambda value: label(value) if isinstance(value, tuple) else value,
+)
+def test_the_time_loop_on_tensor_cores(variant, precision, sizes, tmp_path):
+    """At the most units that there is room for; and at 64, where weights are in registers, all or most of them."""
     cell, dtype = build(variant[0], **variant[1]), DTYPES[0]
     most = max(H for H in range(1, 1024) if plan.shapes(cell, H, precision))
-    for H in (64, most):
+    for H in (most, 64)[:sizes]:
         own, shapes = plan.plan(cell, H, dtype, precision), plan.shapes(cell, H, precision)
         ways = own.forward, own.backward
         for way, ptx, shape in zip(ways, ptx_of_loops(*(way.kernel() for way in ways), dtype, np.empty(0, np.int32)), shapes):

@@ -3,44 +3,17 @@
 import importlib.metadata
 import json
 import re
-from pathlib import Path
 
 import pytest
-from processes import ROOT, python, reported, warm_cache
+from processes import ROOT, python
 
 import fastrnn as fr
-from fastrnn._jit import JIT_DISABLED
-
-FIT = """
-import numpy as np
-import fastrnn as fr
-from processes import report
-
-x, target, lengths = fr.data.TemporalOrder(10).sample(24, np.random.default_rng(0))
-recurrent = fr.GRU(6, 4, num_layers=2, bidirectional=True, dropout=0.1, recurrent_dropout=0.1, initial_state="learned")
-model = fr.Model(recurrent, fr.Dropout(0.1), fr.Linear(8, 4), loss=fr.CrossEntropy())
-history = fr.fit(model, (x, target, lengths), validation=(x, target, lengths), optimizer=fr.Adam(1e-2, clip_norm=1.0), batch_size=7)
-model = fr.Model(fr.GRU(6, 4), fr.Linear(4, 1), loss=fr.MeanSquaredError(), readout="mean")
-fr.fit(model, (x, np.zeros(24)), bptt=fr.Truncated(5, 3, clip=1.0), optimizer=fr.SGD(0.1, momentum=0.9))
-report(loss=history["validation_loss"].tolist())
-"""
 
 
 def test_importing_loads_nothing_that_is_not_needed():
     heavy = ("matplotlib", "sktime", "sklearn", "torch", "pandas", "tqdm", "IPython")
     script = f"import sys, json, fastrnn; print(json.dumps([name for name in {heavy} if name in sys.modules]))"
     assert json.loads(python("-c", script)) == []
-
-
-@pytest.mark.skipif(JIT_DISABLED, reason="nothing is compiled")
-def test_a_second_process_compiles_nothing():
-    """After `fastrnn warmup`, not even the first fit does; and two processes come to the same bits."""
-    home = Path(warm_cache()[0].name)
-    runs = [reported(python("-c", FIT, cache_home=home)) for _ in range(2)]
-    for run in runs:
-        assert run["compiled"] == []
-        assert {"forward", "backward", "affine", "affine_backward", "_cross_entropy", "_mean_squared_error", "adam"} <= set(run["loaded"])
-    assert runs[0] == runs[1]
 
 
 def test_the_version_stands_in_one_place():
