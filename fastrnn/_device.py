@@ -9,6 +9,7 @@ from . import _check, _memory
 
 DEVICES = ("cpu", "cuda")
 PRECISIONS = ("exact", "split", "tf32", "bf16")
+DLPACK_CUDA = 2  # kDLCUDA, the kind of device
 
 
 class Device(NamedTuple):
@@ -36,7 +37,13 @@ class Device(NamedTuple):
 
     def array(self, name: str, value, shape: tuple, dtype, *, meaning: str = ""):
         """`value`, from wherever it is, checked and converted as `_check.array` has it."""
-        return _check.array(name, value, shape, dtype, meaning=meaning, xp=self.xp)
+        return _check.array(name, self.here(value), shape, dtype, meaning=meaning, xp=self.xp)
+
+    def here(self, value):
+        """Another library's array on the GPU as one of CuPy's, not copied; all else as it is."""
+        if self.name == "cpu" or of(value).name == "cpu":
+            return value
+        return self.xp.from_dlpack(value) if _exchanged(value) else self.xp.asarray(value)
 
     def put(self, array: np.ndarray):
         """A NumPy array, here."""
@@ -68,20 +75,20 @@ CPU = Device("cpu", np, _memory.empty, _memory.zeros)
 
 
 def of(array) -> Device:
-    """Where an array is."""
-    return _cuda() if hasattr(array, "__cuda_array_interface__") else CPU
+    """Where an array is, CuPy's or another library's."""
+    return _cuda() if hasattr(array, "__cuda_array_interface__") or _exchanged(array) else CPU
 
 
 def host(array):
     """`array` as NumPy can take it."""
-    return _cuda().xp.asarray(array).get() if hasattr(array, "__cuda_array_interface__") else array  # another library's, too
+    device = of(array)
+    return array if device is CPU else device.here(array).get()
 
 
-def require_cpu(name: str, layer) -> None:
-    """Refuse a layer on a GPU where everything is computed on the CPU."""
-    where = getattr(layer, "device", CPU).name
-    if where != "cpu":
-        raise ValueError(f"{name}: a layer with device='cpu' is required here, where nothing runs elsewhere; got one with device={where!r}")
+def _exchanged(array) -> bool:
+    """Whether it is one on a GPU that is handed over by DLPack and in no other way."""
+    there = getattr(array, "__dlpack_device__", None)
+    return there is not None and not hasattr(array, "__cuda_array_interface__") and int(there()[0]) == DLPACK_CUDA
 
 
 def device(name: str, precision: str = "exact", dtype=np.float32) -> Device:

@@ -12,6 +12,7 @@ import secrets
 import stat
 import sys
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
@@ -41,6 +42,7 @@ FUSED = not X86 or bool(_FEATURES.get("fma"))  # the machine multiplies and adds
 COMPILED = ("_jit.py", "_math.py", "_team.py", "cells/**/*.py", "cells2d/**/*.py", "kernels/*.py", "kernels/cpu/**/*.py", "losses.py")
 JIT_DISABLED = bool(numba.config.DISABLE_JIT)
 LOOK_UP = 0.05  # seconds
+MARK = "\n// "  # in a text that is kept, a comment: what is behind it is a hash of what is before
 
 
 def _number_functions_apart() -> None:
@@ -139,9 +141,14 @@ def _compile_apart(compile, signature):
 @cache
 def package_hash() -> str:
     """A hash of the sources that are compiled and of the versions of the compilers."""
-    digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__} {sys.version_info[:3]}".encode())
-    root = Path(__file__).parent
-    for path in sorted(path for pattern in COMPILED for path in root.glob(pattern)):
+    versions = f"{numba.__version__} {llvmlite.__version__} {sys.version_info[:3]}"
+    return hashlib.sha256(f"{versions} {sources_hash(*COMPILED)}".encode()).hexdigest()
+
+
+def sources_hash(*patterns: str) -> str:
+    """A hash of the package's files of these names."""
+    digest, root = hashlib.sha256(), Path(__file__).parent
+    for path in sorted(path for pattern in patterns for path in root.glob(pattern)):
         digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
@@ -170,6 +177,29 @@ def cache_folder() -> Path | None:
     except OSError:
         return None
     return folder if os.access(folder, os.W_OK) else None
+
+
+def kept_text(path: Path, make: Callable[[], str]) -> Path:
+    """`path`, with the text that `make` gives, and a hash of it: made where there is none, or none that is whole."""
+    if not is_whole(path):
+        text = make()
+        unfinished = path.with_suffix(f".{os.getpid()}")
+        unfinished.write_text(f"{text}{MARK}{_hash(text)}\n", "utf-8")
+        unfinished.replace(path)
+    return path
+
+
+def is_whole(path: Path) -> bool:
+    """Whether `kept_text` has written it, and nobody else."""
+    try:
+        text, _, mark = path.read_text("utf-8").rpartition(MARK)
+    except (OSError, UnicodeDecodeError):
+        return False
+    return mark.strip() == _hash(text)
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class _Locator(_CacheLocator):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import _check, ctc, losses, optimizers
+from . import _check, _device, ctc, losses, optimizers
 from ._jit import cache_folder
 from ._params import Params
 from ._threads import get_num_threads
@@ -25,6 +25,7 @@ from .layers.feedforward import Embedding, Linear
 from .layers.recurrent import Recurrent
 from .layers.recurrent2d import Recurrent2D
 from .model import Model
+from .train import fit
 
 PACKAGES = ("numpy", "scipy", "numba", "llvmlite", "matplotlib")
 SIZES = ((1, 16, 32), (32, 64, 64), (32, 128, 128), (64, 256, 256))  # of `bench` without --full
@@ -48,6 +49,10 @@ def _parser() -> argparse.ArgumentParser:
     warmup = commands.add_parser("warmup", help="compile ahead of time, once for this user and this version")
     warmup.add_argument("--cells", nargs="*", choices=list(CELLS), default=list(CELLS), help="all by default", metavar="CELL")
     warmup.add_argument("--dtypes", nargs="+", choices=_check.FLOATS, default=["float32"], help="float32 by default", metavar="DTYPE")
+    warmup.add_argument("--device", choices=_device.DEVICES, default="cpu", help="whose kernels (%(default)s)")
+    warmup.add_argument("--units", nargs="+", type=_positive, default=[64, 128], help="of layers on the GPU (64 128)", metavar="H")
+    precisions = {"nargs": "+", "choices": _device.PRECISIONS, "default": ["exact"]}
+    warmup.add_argument("--precisions", **precisions, help="of products on the GPU (exact)", metavar="PRECISION")
     warmup.set_defaults(command=_warmup)
     _add_bench(commands.add_parser("bench", help="speed beside other libraries, and beside what the machine can do"))
     return parser
@@ -106,7 +111,15 @@ def _megabytes(folder: Path) -> float:
 def _warmup(given) -> int:
     if cache_folder() is None:
         print("fastrnn: no private folder can be written, so what is compiled now is lost at the end", file=sys.stderr)
-    jobs = [job for dtype in given.dtypes for job in _jobs(given.cells, dtype)]
+    try:
+        _device.device(given.device)
+    except RuntimeError as error:
+        print(f"fastrnn: {error}", file=sys.stderr)
+        return 2
+    if given.device == "cpu":
+        jobs = [job for dtype in given.dtypes for job in _jobs(given.cells, dtype)]
+    else:
+        jobs = [job for dtype in given.dtypes for job in _gpu_jobs(given.cells, dtype, given.units, given.precisions)]
     start = time.perf_counter()
     for k, (label, job) in enumerate(jobs, 1):
         print(f"[{k}/{len(jobs)}] {label} ...", end=" ", flush=True)
@@ -135,8 +148,31 @@ def _jobs(cells: list[str], dtype: str) -> Iterator[tuple[str, Callable[[], obje
         yield f"{label} {dtype}", lambda rule=rule: _run_optimizer(rule, dtype)
 
 
-def _run_cell(cell: str, dtype: str) -> None:
-    network = Recurrent(cell, 1, 1, num_layers=2, dtype=dtype)
+def _gpu_jobs(cells: list[str], dtype: str, units: list[int], precisions: list[str]) -> Iterator[tuple[str, Callable[[], object]]]:
+    """As `_jobs`, for the GPU, whose kernels know how many units a layer has."""
+    options = {"dtype": dtype, "device": "cuda"}
+    for cell in cells:
+        for H in units:
+            for precision in precisions if dtype == "float32" else ["exact"]:
+                made = options | {"precision": precision}
+                yield f"{cell} of {H} units, {precision} {dtype}", lambda c=cell, h=H, made=made: _run_cell(c, units=h, **made)
+    for loss in (losses.CrossEntropy(), losses.BinaryCrossEntropy(), losses.MeanSquaredError()):
+        yield f"{type(loss).__name__} {dtype}", lambda loss=loss: _run_loss(loss, dtype, _device.device("cuda"))
+    for rule in (optimizers.SGD(0.1), optimizers.RMSprop(), optimizers.Adam(clip_norm=1.0)):
+        yield f"a model, {type(rule).__name__} {dtype}", lambda rule=rule: _run_model(rule, **options)
+
+
+def _run_model(rule: optimizers.Optimizer, **options) -> None:
+    """What an update, generation, beam search and training on own outputs compile on the GPU beside the time loop."""
+    layers = Embedding(2, 1, **options), Recurrent("rnn", 1, 1, **options), Linear(1, 2, activation="tanh", **options)
+    model, x = Model(*layers, loss=losses.CrossEntropy(), readout="every"), np.zeros((2, 1), np.int64)
+    fit(model, (x, x), epochs=1, optimizer=rule, forcing=FreeRunning(feed="sample"))
+    model.generate(x, 1)
+    model.beam_search(x, 1, 1)
+
+
+def _run_cell(cell: str, dtype: str, units: int = 1, **options) -> None:
+    network = Recurrent(cell, 1, units, num_layers=2, dtype=dtype, **options)
     y, _, tape = network.forward(np.zeros((1, 1, 1), dtype))
     network.backward(tape, np.ones_like(y))
     network(np.zeros((1, 1, 1), dtype))
@@ -163,9 +199,9 @@ def _gradient(*layers) -> None:
     model.gradient(np.zeros((1, 1), np.int64), np.zeros((1, 1), np.int64))
 
 
-def _run_loss(loss: losses.Loss, dtype: str) -> None:
+def _run_loss(loss: losses.Loss, dtype: str, device: _device.Device = _device.CPU) -> None:
     target = np.zeros(1, np.int64) if isinstance(loss, losses.CrossEntropy) else np.zeros((1, 2))
-    loss.value_and_gradient(np.zeros((1, 2), dtype), target)
+    loss.value_and_gradient(device.put(np.zeros((1, 2), dtype)), target)
 
 
 def _run_ctc(dtype: str) -> None:

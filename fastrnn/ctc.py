@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import _check, _threads, losses
+from . import _check, _device, _threads, losses
 from .kernels.cpu.ctc import Labellings, ctc, scratch
 from .kernels.cpu.ctc_decoding import beam_search as _beam_search
 from .kernels.cpu.ctc_decoding import edit_distance as _edit_distance
@@ -85,9 +85,9 @@ class CTC(losses.Loss):
             raise ValueError(f'prediction: shape (T, B, O) is required, as with readout="every"; got {prediction.shape}')
         T, B, O = prediction.shape
         _check_blank(self.blank, O)
-        weights = losses.row_weights((B,), None, weights)
-        steps = _check.lengths(lengths, T, B)
-        labels = self._target(prediction, target, weights)
+        weights = losses.row_weights((B,), None, _device.host(weights))
+        steps = _check.lengths(_device.host(lengths), T, B)
+        labels = self._target(prediction, _device.host(target), weights)
         counts = np.where(weights > 0, (np.cumsum(labels == PADDING, axis=1) == 0).sum(axis=1), 0)
         return prediction, Labellings(labels, counts, steps), weights
 

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from . import _check, _device
 from .layers.recurrent import Recurrent
 
 
@@ -20,7 +19,7 @@ def jacobian(network: Recurrent, x, state) -> np.ndarray:
 
     Returns
     -------
-    ndarray, shape (N, S H, S H)
+    ndarray, shape (N, S H, S H), on the network's device
         J[n, i, j] = ds'_i / ds_j, s = (h, c) one after the other.
 
     Notes
@@ -37,20 +36,20 @@ def jacobian(network: Recurrent, x, state) -> np.ndarray:
     """
     if not isinstance(network, Recurrent) or network.num_layers > 1 or network.bidirectional or network.batch_first:
         raise ValueError("network: a Recurrent of one layer and one direction, time first, is required")
-    _device.require_cpu("network", network)
-    x = _check.array("x", x, ("N", network.input_size), network.dtype)
+    device = network.device
+    x = device.array("x", x, ("N", network.input_size), network.dtype)
     H, names, N = network.hidden_size, network.cell.states, x.shape[0]
     parts = state if isinstance(state, tuple) or (isinstance(state, list) and len(names) > 1) else (state,)
     if len(parts) != len(names):
         raise ValueError(f"state: {len(names)} array(s) ({', '.join(names)}) are required; got {len(parts)}")
-    parts = [_check.array(f"state {name}", part, (N, H), network.dtype)[None] for name, part in zip(names, parts)]
+    parts = [device.array(f"state {name}", part, (N, H), network.dtype)[None] for name, part in zip(names, parts)]
     _, _, tape = network.forward(x[None], _state(parts))
-    result = np.empty((N, len(names) * H, len(names) * H), network.dtype)
+    result = device.empty((N, len(names) * H, len(names) * H), network.dtype)
     for i in range(len(names) * H):
-        dstate = [np.zeros((1, N, H), network.dtype) for _ in names]
+        dstate = [device.zeros((1, N, H), network.dtype) for _ in names]
         dstate[i // H][:, :, i % H] = 1.0
         found = network.backward(tape, dstate=_state(dstate)).state
-        result[:, i] = np.concatenate([part[0] for part in (found if isinstance(found, tuple) else (found,))], axis=1)
+        result[:, i] = device.xp.concatenate([part[0] for part in (found if isinstance(found, tuple) else (found,))], axis=1)
     return result
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from . import _check, _device, _feedback
+from . import _check, _feedback
 from ._params import Params
 from .bptt import Full, Pass
 from .cells import Cell
@@ -68,7 +68,6 @@ class EncoderDecoder:
         self.loss = _LabelSequences()
         for name, model in (("encoder", self.encoder), ("decoder", self.decoder)):
             for layer in model._recurrent:
-                _device.require_cpu(name, layer)
                 if not isinstance(layer, Recurrent) or layer.bidirectional:
                     raise ValueError(f"{name}: Recurrent layers of one direction are required (reverse=True reads backwards)")
         if not isinstance(encoder[-1], Recurrent):
@@ -78,6 +77,9 @@ class EncoderDecoder:
             raise ValueError(f"decoder: the encoder's (cell states, layers, units) {theirs} are required; got {ours}")
         if self.encoder.dtype != self.decoder.dtype:
             raise ValueError(f"decoder: dtype {self.encoder.dtype} is required, the encoder's; got {self.decoder.dtype}")
+        places = self.encoder.device.name, self.decoder.device.name
+        if places[0] != places[1]:
+            raise ValueError(f"decoder: device={places[0]!r} is required, the encoder's; got {places[1]!r}")
         _feedback.feed_of(self.decoder, None)
         if self.decoder._chain.embedding is None:
             raise ValueError(f"decoder: an Embedding is required as its first layer; got {type(decoder[0]).__name__}")
@@ -86,7 +88,7 @@ class EncoderDecoder:
         if {id(layer) for layer in self.encoder.layers} & {id(layer) for layer in self.decoder.layers}:
             raise ValueError("decoder: layers of its own are required; got one of the encoder's. Build a second one for a second place")
         self.own(Params.join({"encoder": self.encoder.params, "decoder": self.decoder.params})[0])
-        self.dtype = self.params.dtype
+        self.dtype, self.device = self.params.dtype, self.encoder.device
 
     def __deepcopy__(self, memo) -> "EncoderDecoder":
         new = object.__new__(type(self))
@@ -103,7 +105,8 @@ class EncoderDecoder:
 
     def _halves(self, params: Params) -> tuple[np.ndarray, np.ndarray]:
         """The encoder's part of a buffer, and the decoder's."""
-        return tuple(np.split(params.flat, [self.encoder.params.flat.size]))
+        size = self.encoder.params.flat.size
+        return params.flat[:size], params.flat[size:]
 
     # Use
 

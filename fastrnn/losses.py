@@ -61,7 +61,12 @@ class Loss(ABC):
         ValueError, TypeError
             For wrong shapes and types, targets out of range, and weights that are negative or not finite.
         """
-        if _device.of(prediction).name != "cpu":
+        device = _device.of(prediction)
+        if device.name != "cpu" and not self._has_kernel():
+            value, gradient, weight = self.value_and_gradient(_device.host(prediction), target, lengths, weights)
+            return value, device.put(gradient), weight
+        if device.name != "cpu":
+            prediction = device.here(prediction)
             weights = row_weights(prediction.shape[:-1], _device.host(lengths), _device.host(weights))
             values, gradient, totals = self._elsewhere(prediction, target, weights[None])
             return float(values[0]), gradient, float(totals[0])
@@ -75,6 +80,10 @@ class Loss(ABC):
 
         The bits are those of each model alone.
         """
+        device = _device.of(prediction)
+        if device.name != "cpu" and not self._has_kernel():
+            values, gradient, totals = self.of_members(device.get(prediction), target, lengths, weights)
+            return values, device.put(gradient), totals
         E, *shape, O = prediction.shape
         counts = np.ones((E, *shape))
         if weights is not None:
@@ -82,7 +91,7 @@ class Loss(ABC):
         if len(shape) > 1 and lengths is not None:
             counts *= np.arange(shape[0])[:, None] < lengths[:, None, :]
         _check_weights(counts)
-        if _device.of(prediction).name != "cpu":
+        if device.name != "cpu":
             return self._elsewhere(prediction, target, counts.reshape(E, -1))
         rows = _own(self._target(prediction, target, counts.ravel()))
         rows, counts = rows.reshape(E, -1, *rows.shape[1:]), counts.reshape(E, -1)
@@ -94,10 +103,12 @@ class Loss(ABC):
                 values[e] = self._mean(predicted[e], rows[e], counts[e], total, sloped[e])
         return values, gradient, totals
 
+    def _has_kernel(self) -> bool:
+        """Whether other devices can compute it; the host does where they cannot: a loss of one's own, or CTC."""
+        return type(self) in KERNELS
+
     def _elsewhere(self, prediction, target, counts: np.ndarray):
         """`of_members` on the device of `prediction` (E, ..., O), or of one model; counts (E, N) of the host."""
-        if self.name not in KERNELS:
-            raise ValueError(f"loss: {', '.join(REGISTRY)} are required of a model on a GPU; got {self!r}")
         from .kernels.cuda.losses import mean
 
         wanted, totals = self._target(prediction, _device.host(target), counts.ravel()), counts.sum(axis=1)
@@ -118,7 +129,7 @@ class Loss(ABC):
 
     def _checked(self, prediction, target, lengths, weights):
         """The three as arrays: (B, O), (T, B, O) or (R, C, B, O); the target's own rows; (N,), 0 where nothing counts."""
-        prediction, target, lengths, weights = map(_device.host, (prediction, target, lengths, weights))
+        target, lengths, weights = map(_device.host, (target, lengths, weights))
         prediction = checked_prediction(prediction)
         weights = row_weights(prediction.shape[:-1], lengths, weights)
         return prediction, _own(self._target(prediction, target, weights)), weights
@@ -228,7 +239,7 @@ class MeanSquaredError(Loss):
 
 
 REGISTRY = {kind.__name__: kind for kind in (CrossEntropy, BinaryCrossEntropy, MeanSquaredError)}
-KERNELS = {kind.name for kind in REGISTRY.values()}  # those that there are for other devices
+KERNELS = {*REGISTRY.values()}  # those that there are for other devices
 
 
 def from_config(config: dict, kinds: dict[str, type[Loss]] = REGISTRY) -> Loss:
@@ -255,7 +266,7 @@ def _own(array: np.ndarray) -> np.ndarray:
 
 def checked_prediction(value) -> np.ndarray:
     """(B, O), (T, B, O) or (R, C, B, O), in float32 or float64."""
-    given = _array(value)
+    given = _array(_device.host(value))
     dtype = given.dtype.name if given.dtype.name in _check.FLOATS else "float64"
     shape = ("R", "C", "B", "O") if given.ndim == 4 else ("T", "B", "O") if given.ndim == 3 else ("B", "O")
     prediction = _own(_check.array("prediction", given, shape, dtype, meaning="or (T, B, O) or (R, C, B, O)"))

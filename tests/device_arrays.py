@@ -113,6 +113,11 @@ class Arrays:
         return DeviceArray(np.array(value))
 
     @staticmethod
+    def from_dlpack(value):
+        assert value.__dlpack_device__()[0] == 2
+        return DeviceArray(np.from_dlpack(value.held))
+
+    @staticmethod
     def ascontiguousarray(value, dtype=None):
         return DeviceArray(np.ascontiguousarray(Arrays.asarray(value).numbers, dtype))
 

@@ -21,10 +21,10 @@ import fastrnn as fr
 from processes import report
 
 x, target, lengths = fr.data.TemporalOrder(10).sample(24, np.random.default_rng(0))
-recurrent = fr.GRU(6, 4, num_layers=2, bidirectional=True, dropout=0.1, recurrent_dropout=0.1, initial_state="learned")
+recurrent = fr.RNN(6, 4, num_layers=2, bidirectional=True, dropout=0.1, recurrent_dropout=0.1, initial_state="learned")
 model = fr.Model(recurrent, fr.Dropout(0.1), fr.Linear(8, 4), loss=fr.CrossEntropy())
 history = fr.fit(model, (x, target, lengths), validation=(x, target, lengths), optimizer=fr.Adam(1e-2, clip_norm=1.0), batch_size=7)
-model = fr.Model(fr.GRU(6, 4), fr.Linear(4, 1), loss=fr.MeanSquaredError(), readout="mean")
+model = fr.Model(fr.RNN(6, 4), fr.Linear(4, 1), loss=fr.MeanSquaredError(), readout="mean")
 fr.fit(model, (x, np.zeros(24)), bptt=fr.Truncated(5, 3, clip=1.0), optimizer=fr.SGD(0.1, momentum=0.9))
 report(loss=history["validation_loss"].tolist())
 """
@@ -89,9 +89,9 @@ report(errors=errors, y=y.tolist(), bits=bits)
 
 @cache
 def warm_cache() -> tuple[TemporaryDirectory, str]:
-    """A folder of compiled code that nobody else uses, filled by ``fastrnn warmup --cells gru``; and what that printed."""
+    """A folder of compiled code that nobody else uses, filled by ``fastrnn warmup --cells rnn``; and what that printed."""
     home = TemporaryDirectory(prefix="fastrnn-cache-")
-    return home, python("-m", "fastrnn.cli", "warmup", "--cells", "gru", cache_home=Path(home.name))
+    return home, python("-m", "fastrnn.cli", "warmup", "--cells", "rnn", cache_home=Path(home.name))
 
 
 def test_warmup_says_what_it_compiles_and_keeps_it():
@@ -99,7 +99,7 @@ def test_warmup_says_what_it_compiles_and_keeps_it():
     *lines, last = output.splitlines()
     for k, line in enumerate(lines, 1):
         assert line.startswith(f"[{k}/{len(lines)}] ") and line.endswith(" s") and " float32 ... " in line
-    assert [line.split()[1] for line in lines][0] == "gru"
+    assert [line.split()[1] for line in lines][0] == "rnn"
     assert {"CrossEntropy", "MeanSquaredError", "Adam", "AdamW", "RMSprop", "SGD"} <= {line.split()[1] for line in lines}
     assert last.startswith("ready in ")
     kept = [path.parent.name for path in Path(home.name).rglob("*.nbc")]  # one folder a kernel

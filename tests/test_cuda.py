@@ -240,18 +240,62 @@ def test_too_little_memory_is_said_before_anything_is_begun(gpu, monkeypatch):
         device.backward(tape, dy)
 
 
-@pytest.mark.parametrize(
-    "build",
-    [
-        lambda net: fr.Bidirectional(net, fr.LSTM(2, 3, reverse=True)),
-        lambda net: fr.Delayed(net, 2),
-        lambda net: fr.jacobian(net, np.zeros((1, 2)), np.zeros((1, 3))),
-    ],
-    ids=["Bidirectional", "Delayed", "jacobian"],
-)
-def test_what_is_of_the_cpu_alone_refuses_a_network_on_the_gpu(build, gpu):
-    with pytest.raises(ValueError, match="device='cpu' is required here, .*; got one with device='cuda'"):
-        build(fr.LSTM(2, 3, device="cuda"))
+class Exchanged:
+    """An array on a GPU, of a library that knows DLPack alone."""
+
+    def __init__(self, array):
+        self.held = array
+
+    def __dlpack_device__(self):
+        return 2, 0
+
+    def __dlpack__(self, **options):
+        return self.held.__dlpack__()
+
+
+def test_arrays_come_by_dlpack(gpu):
+    _, device = on_both(LSTM)
+    x, *_ = batch(device)
+    want, _ = device(x, lengths=LENGTHS)
+    got, _ = device(Exchanged(x), lengths=Exchanged(LENGTHS))
+    assert (got == want).all()
+    loss, (values, labels) = fr.CrossEntropy(), (np.ones((2, 3)), np.array([0, 2]))
+    assert loss(Exchanged(values), Exchanged(labels)) == loss(device.device.put(values), labels) == pytest.approx(np.log(3))
+
+
+def both_ways(device):
+    nets = fr.LSTM(2, 3, device=device, dtype="float64"), fr.GRU(2, 4, device=device, dtype="float64", seed=1, reverse=True)
+    return fr.Bidirectional(*nets)
+
+
+@pytest.mark.parametrize("build", [both_ways, lambda device: fr.Delayed(fr.LSTM(2, 3, device=device, dtype="float64"), 2)])
+def test_networks_of_networks(build, gpu):
+    host, device = build("cpu"), build("cuda")
+    rng = np.random.default_rng(0)
+    x, dy = rng.normal(size=(T, 5, 2)), rng.normal(size=(T, 5, host.output_size))
+    found = []
+    for net in (host, device):
+        y, state, tape = net.forward(x, lengths=LENGTHS)
+        grads = net.backward(tape, dy)
+        again, _ = net(x, lengths=net.device.put(LENGTHS))
+        assert (again == y).all()
+        pair = state if isinstance(net, fr.Bidirectional) else (state,)
+        ends = [part for one in pair for part in tuple_of(one)]
+        found.append([y, *ends, net.final_output(state), grads.x, grads.params.flat])
+    for want, got in zip(*found):
+        assert_alike(got, want)
+
+
+def test_directions_on_two_devices_are_refused(gpu):
+    with pytest.raises(ValueError, match="backward: device='cuda', that of the forward network, is required; got 'cpu'"):
+        fr.Bidirectional(fr.LSTM(2, 3, device="cuda"), fr.LSTM(2, 3, reverse=True))
+
+
+def test_jacobian(gpu):
+    host, device = on_both(LSTM)
+    rng = np.random.default_rng(0)
+    x, state = rng.normal(size=(3, host.input_size)), tuple(rng.normal(size=(2, 3, host.hidden_size)))
+    assert_alike(fr.jacobian(device, x, state), fr.jacobian(host, x, state))
 
 
 @pytest.mark.parametrize("side, edge", [(4, 1), (4, 4), (16, 1)])

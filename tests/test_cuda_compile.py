@@ -1,60 +1,65 @@
 """Every kernel for the GPU, compiled and assembled ahead of time: what no GPU is needed to see."""
 
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import numba
 import numpy as np
 import pytest
-from numba import cuda
 from variants import COMPILED, label
 
+from fastrnn._jit import is_whole
 from fastrnn._math import ACTIVATIONS
 from fastrnn.cells import build
 from fastrnn.kernels._feedback import Feedback
 from fastrnn.kernels._loop import Batch, Flow, Trace
-from fastrnn.kernels.cuda import backward, closed, forward, fragments, loop, losses, mma, plan, product, target, units, updates
+from fastrnn.kernels.cuda import backward, closed, compiler, forward, fragments, loop, losses, mma, plan, product, target, units, updates
 from fastrnn.kernels.cuda.loop import Back, Run, Span, Weights
 
 ARCHITECTURES = {"sm_80": (8, 0), "sm_90": (9, 0)}
 DTYPES = [np.dtype("float32"), np.dtype("float64")]
 TENSOR = ["tf32", "bf16", "split"]
+PARAMETERS = {"l": "u64", "L": "u64", "q": "u64", "Q": "u64", "f": "f32", "d": "f64", "?": "u8"}  # by the types of NumPy's numbers
 
 
-def toolkit() -> Path | None:
-    """Where pip, or the system, has put NVVM and the assembler."""
-    candidates = [Path(site, "nvidia", "cu13") for site in sys.path] + [Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"))]
-    return next((root for root in candidates if (root / "nvvm").is_dir() and (root / "bin" / "ptxas").is_file()), None)
-
-
-ROOT = toolkit()
+ROOT = compiler.toolkit()
 pytestmark = pytest.mark.skipif(
-    ROOT is None, reason="NO KERNEL FOR THE GPU IS COMPILED: neither the packages nvidia-nvvm and nvidia-cuda-nvcc nor a CUDA toolkit found"
+    ROOT is None or not (ROOT / "bin" / "ptxas").is_file(),
+    reason="NO KERNEL FOR THE GPU IS COMPILED: neither the packages nvidia-nvvm and nvidia-cuda-nvcc nor a CUDA toolkit found"
 )
 
 
-@pytest.fixture(autouse=True)
-def compiler(monkeypatch):
-    monkeypatch.setenv("CUDA_HOME", str(ROOT))  # where Numba looks for NVVM
-    device = SimpleNamespace(compute_capability=ARCHITECTURES["sm_80"])
-    monkeypatch.setattr("numba.cuda.dispatcher.get_current_device", lambda: device)  # which functions within kernels are compiled for
-
-
 def ptx_of(kernel, *arguments) -> str:
-    """PTX for the older architecture, which runs on later ones, from arguments like those of a launch."""
-    signature = numba.void(*map(numba.typeof, arguments))
-    return cuda.compile(kernel.py_func, signature, cc=ARCHITECTURES["sm_80"], device=False, abi="numba", output="ptx")[0]
+    """PTX for the older architecture, which runs on later ones, from arguments like those of a launch, whose parameters it has."""
+    text = kernel.ptx(arguments, ARCHITECTURES["sm_80"])
+    parameters = re.findall(r"\.param \.(\w+) kernel_param_\d+", text)
+    assert parameters == [PARAMETERS[word.dtype.char] for word in compiler.words(arguments_of(arguments))]
+    return text
 
 
-def assembled(ptx: str, architecture: str, folder: Path, registers: int) -> dict[str, int]:
-    """What the assembler says of the only kernel in `ptx`, which may take so many registers."""
+class Elsewhere:
+    """An array as CuPy's are."""
+
+    def __init__(self, array):
+        for name in ("shape", "strides", "dtype", "ndim", "size", "itemsize", "flags"):
+            setattr(self, name, getattr(array, name))
+        self.data = SimpleNamespace(ptr=0)
+
+
+def arguments_of(value):
+    """Arguments of a launch like these."""
+    if isinstance(value, tuple):
+        parts = map(arguments_of, value)
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    return Elsewhere(value) if isinstance(value, np.ndarray) else value
+
+
+def assembled(ptx: str, architecture: str, folder: Path) -> dict[str, int]:
+    """What the assembler says of the only kernel in `ptx`."""
     source = folder / "kernel.ptx"
     source.write_text(ptx)
-    command = [ROOT / "bin" / "ptxas", "-v", f"-arch={architecture}", f"-maxrregcount={registers}", source, "-o", folder / "kernel.cubin"]
+    command = [ROOT / "bin" / "ptxas", "-v", f"-arch={architecture}", source, "-o", folder / "kernel.cubin"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     local = re.findall(r"(\d+) bytes (?:stack frame|spill stores|spill loads)", said)
     shared, registers = re.search(r"(\d+) bytes smem", said), re.search(r"Used (\d+) registers", said)
@@ -65,9 +70,8 @@ def assert_sound(ptx: str, dtype, threads: int, folder: Path, single: bool = Tru
     """`single`: whether float32 kernels compute in float32."""
     if dtype == np.float32 and single:
         assert ".f64" not in ptx  # one constant without a type makes an expression double, and sixty times as slow
-    most = min(loop.REGISTERS // loop.held_threads(threads) // 8 * 8, 255)  # as it is compiled for a launch
     for architecture in ARCHITECTURES:
-        found = assembled(ptx, architecture, folder, most)
+        found = assembled(ptx, architecture, folder)
         held = -(-found["registers"] // 8) * 8 * loop.held_threads(threads)  # as the hardware counts
         assert found["local"] == 0 and held <= loop.REGISTERS and found["shared"] <= 48 * 1024, (architecture, found)
 
@@ -91,8 +95,8 @@ def ptx_of_loops(forth, back, dtype, recurrent=None):
 
 
 def assert_loops_sound(cell, dtype, rows: int, units: int, threads: int, folder: Path) -> None:
-    makes = forward.make_forward, backward.make_backward
-    for ptx in ptx_of_loops(*(make(cell, dtype, rows, units, 255) for make in makes), dtype):
+    registers = loop.REGISTERS // loop.held_threads(threads)
+    for ptx in ptx_of_loops(*(make(cell, dtype, rows, units, registers) for make in (forward.make_forward, backward.make_backward)), dtype):
         assert_sound(ptx, dtype, threads, folder)
 
 
@@ -218,3 +222,71 @@ def test_closed_loop(dtype, tmp_path):
     for name, given in arguments.items():
         ptx = ptx_of(getattr(closed.make_closed(), name), *given)
         assert_sound(ptx, dtype, closed.THREADS, tmp_path, single=False)
+
+
+# Kept, and launched -------------------------------------------------------------------------------------------------
+
+
+@target.kernel
+def double(x, n):
+    x[n] = x[n] + x[n]
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(compiler, "folder", lambda: tmp_path)
+    return tmp_path
+
+
+def test_a_kernel_is_compiled_once_for_its_content_and_types(kept, monkeypatch):
+    x, capability = np.empty(3, np.float32), (8, 0)
+    path = target.kernel(double.py_func).path((x, 1), capability)
+    assert is_whole(path) and path.parent == kept
+    again = target.kernel(double.py_func)
+    with monkeypatch.context() as patch:
+        patch.setattr(compiler.Kernel, "ptx", None)  # nothing is compiled now
+        assert again.path((np.empty(7, np.float32), 2), capability) == path
+
+    @target.kernel
+    def triple(x, n):
+        x[n] = x[n] + x[n] + x[n]
+
+    others = [triple.path((x, 1), capability), double.path((x.astype(float), 1), capability), double.path((x, 1), (9, 0))]
+    others.append(target.kernel_within(40)(double.py_func).path((x, 1), capability))
+    assert len({path, *others}) == 5 and ".maxnreg 40" in others[-1].read_text() and ".maxnreg" not in path.read_text()
+
+
+def test_a_damaged_file_is_written_anew(kept):
+    x, capability = np.empty(3, np.float32), (8, 0)
+    path = target.kernel(double.py_func).path((x, 1), capability)
+    whole = path.read_text()
+    for content in (whole[:-200], whole.replace("add.f32", "sub.f32"), ""):
+        path.write_text(content)
+        assert not is_whole(path)
+        assert target.kernel(double.py_func).path((x, 1), capability) == path and is_whole(path)
+
+
+def test_a_launch(kept, monkeypatch):
+    """Everything up to the driver: CuPy is given the file, the name, the grid, and one number a parameter."""
+    launched = []
+
+    class Module:
+        def __init__(self, path):
+            self.text = Path(path).read_text()
+
+        def get_function(self, name):
+            assert f".entry {name}(" in self.text
+            return lambda *given, **options: launched.append((self.text, given, options))
+
+    device = SimpleNamespace(compute_capability="90")
+    runtime = SimpleNamespace(getDevice=lambda: 0)
+    cupy = SimpleNamespace(cuda=SimpleNamespace(runtime=runtime, Device=lambda: device), RawModule=Module)
+    monkeypatch.setattr(target, "arrays", lambda: cupy)
+    for _ in range(2):
+        target.launch(double, 5, 32, 64, Elsewhere(np.empty(3, np.float32)), 1)
+    text, (grid, block, arguments), options = launched[1]
+    assert text is launched[0][0] and ".target sm_90" in text
+    assert (grid, block, options) == ((5,), (32,), {"shared_mem": 64})
+    assert [*arguments] == [0, 0, 3, 4, 0, 3, 4, 1] and all(isinstance(word, np.generic) for word in arguments)
+    with pytest.raises(ValueError, match="contiguous"):
+        target.launch(double, 5, 32, 64, Elsewhere(np.empty(6, np.float32)[::2]), 1)

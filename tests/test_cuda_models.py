@@ -9,8 +9,8 @@ from test_cuda import assert_alike
 from tolerances import TOLERANCES
 
 import fastrnn as fr
-from fastrnn import losses
-from fastrnn.kernels.cuda import product
+from fastrnn import cli, losses
+from fastrnn.kernels.cuda import product, target
 
 T, B, D, O = 5, 4, 2, 3
 LENGTHS = np.array([3, 5, 0, 4])
@@ -191,13 +191,20 @@ def test_layers_on_two_devices_are_refused(gpu):
         fr.Model(fr.LSTM(2, 3, device="cuda"), fr.Linear(3, 2), loss=fr.CrossEntropy())
 
 
-def test_a_loss_of_ones_own_is_refused(gpu):
-    class Own(losses.MeanSquaredError):
-        name = "own"
+class Own(losses.MeanSquaredError):
+    """A loss that no device but the host knows: under a name of its own, or under its parent's."""
 
-    net = fr.LSTM(D, 3, device="cuda"), fr.Linear(3, O, device="cuda")
-    with pytest.raises(ValueError, match="loss: CrossEntropy, .* are required of a model on a GPU"):
-        fr.Model(*net, loss=Own()).gradient(*values("last"))
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_a_loss_of_ones_own_is_computed_on_the_host(members, gpu):
+    data, found = values("last"), []
+    data = data[0], np.random.default_rng(0).normal(size=(len(data[1]), O)), *data[2:]
+    for device in ("cpu", "cuda"):
+        layers = fr.LSTM(D, 3, device=device, dtype="float64"), fr.Linear(3, O, device=device, dtype="float64")
+        ensemble = fr.Ensemble(fr.Model(*layers, loss=Own()), members=members)
+        fr.fit(ensemble if members > 1 else ensemble.members[0], data, epochs=2)
+        found.append(ensemble.members[0].params.flat)
+    assert_alike(found[1], found[0])
 
 
 def looped(device, kind, dtype="float64"):
@@ -276,10 +283,46 @@ def test_beam_search(kind, gpu):
     assert_alike(got.log_probabilities.astype(np.float32), want.log_probabilities.astype(np.float32))
 
 
-def test_ctc_is_refused(gpu):
-    net = fr.LSTM(D, 3, device="cuda"), fr.Linear(3, O, device="cuda")
-    with pytest.raises(ValueError, match="loss: CrossEntropy, .* are required of a model on a GPU; got CTC"):
-        fr.Model(*net, loss=fr.CTC(), readout="every").gradient(values("every")[0], [[1], [1], [1], [1]])
+def test_ctc_is_computed_on_the_host(gpu):
+    (x, _, lengths), found = values("every"), []
+    batch = x, [[1]] * B, lengths
+    for device in ("cpu", "cuda"):
+        layers = fr.LSTM(D, 3, device=device, dtype="float64"), fr.Linear(3, O, device=device, dtype="float64")
+        model = fr.Model(*layers, loss=fr.CTC(infeasible="zero"), readout="every")
+        item = model.gradient(*batch)
+        found.append((item.grads.flat, np.array(item.loss), np.array([*model.evaluate(*batch).values()])))
+    for want, got in zip(*found):
+        assert_alike(got, want)
+
+
+def test_encoder_and_decoder(gpu):
+    rng, found = np.random.default_rng(0), []
+    x, target, lengths = rng.integers(0, 5, (3, 4)), [[1, 2], [3], [], [2, 2]], np.array([3, 1, 2, 3])
+    for device in ("cpu", "cuda"):
+        options = {"device": device, "dtype": "float64"}
+        encoder = fr.Embedding(5, 3, **options), fr.GRU(3, 4, **options)
+        decoder = fr.Embedding(5, 3, **options, seed=1), fr.GRU(3, 4, **options, seed=1), fr.Linear(4, 5, **options)
+        model = fr.EncoderDecoder(encoder, decoder, stop=4)
+        fr.fit(model, (x, target, lengths), epochs=2)
+        found.append((model.params.flat, model.evaluate(x, target, lengths)["loss"]))
+        assert len(model.predict(x, lengths, steps=3)) == 4
+    for want, got in zip(*found):
+        assert_alike(np.asarray(got) if np.ndim(got) == 0 else got, np.asarray(want))
+
+
+@pytest.mark.parametrize("precision", ["exact", "tf32"])
+def test_warmup(precision, gpu, capsys, monkeypatch):
+    monkeypatch.setattr(product, "SIDE", 8)
+    monkeypatch.setattr(product, "EDGE", 2)
+    assert cli.main(["warmup", "--device", "cuda", "--cells", "gru", "--units", "3", "--precisions", precision]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"[1/7] gru of 3 units, {precision} float32 ... ") and lines[-1].startswith("ready in ")
+
+
+def test_warmup_without_a_gpu(monkeypatch, capsys):
+    monkeypatch.setattr(target, "missing", lambda: ["a driver"])
+    assert cli.main(["warmup", "--device", "cuda"]) == 2
+    assert "needs a GPU that can be used; missing here: a driver" in capsys.readouterr().err
 
 
 def test_an_optimizer_of_ones_own_is_refused(gpu):

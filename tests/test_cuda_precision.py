@@ -247,6 +247,6 @@ def test_what_has_no_room_or_two_products(gpu):
 
 def test_an_old_device(monkeypatch):
     monkeypatch.setattr(target, "missing", list)
-    monkeypatch.setattr(target.cuda, "get_current_device", lambda: type("Device", (), {"compute_capability": (7, 5)}))
+    monkeypatch.setattr(target, "capability", lambda: (7, 5))
     with pytest.raises(RuntimeError, match="precision: 'tf32' needs a GPU of compute capability 8.0 or later; got 7.5"):
         fr.LSTM(2, 3, device="cuda", precision="tf32")

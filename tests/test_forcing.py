@@ -18,11 +18,11 @@ DOUBLE = {"dtype": "float64"}
 
 
 def values(kind="gru", **options):
-    """A model of real values with two recurrent layers, or ("linear") none, which is fed its output only."""
+    """A model of real values with two recurrent layers, for a gru one, or ("linear") none, which is fed its output only."""
     if kind == "linear":
         layers = fr.Linear(4, 6, activation="tanh", **DOUBLE), fr.Linear(6, 3, **DOUBLE)
     else:
-        layers = fr.Recurrent(kind, 4, 6, num_layers=2, **DOUBLE, **options), fr.Linear(6, 3, **DOUBLE)
+        layers = fr.Recurrent(kind, 4, 6, num_layers=1 if kind == "gru" else 2, **DOUBLE, **options), fr.Linear(6, 3, **DOUBLE)
     return fr.Model(*layers, loss=fr.MeanSquaredError(), readout="every")
 
 

@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .. import _check, _device
+from .. import _check
+from .._device import Device
 from .._params import Params
 from ._merge import MERGES, merged, merged_backward
 from ._network import Network
@@ -62,7 +63,6 @@ class Bidirectional(Network):
         for name, network, reverse in (("forward", forward, False), ("backward", backward, True)):
             if not isinstance(network, Recurrent):
                 raise TypeError(f"{name}: a Recurrent, such as LSTM(...), is required; got {type(network).__name__}")
-            _device.require_cpu(name, network)
             for option, value in (("bidirectional", False), ("reverse", reverse), ("batch_first", False)):
                 if getattr(network, option) is not value:
                     raise ValueError(f"{name}: a network with {option}={value} is required; got {option}={not value}")
@@ -71,6 +71,9 @@ class Bidirectional(Network):
             a, b = getattr(forward, name), getattr(backward, name)
             if a != b:
                 raise ValueError(f"backward: {name} {a}, that of the forward network, is required; got {b}")
+        places = [network.device.name for network in (forward, backward)]
+        if places[0] != places[1]:
+            raise ValueError(f"backward: device={places[0]!r}, that of the forward network, is required; got {places[1]!r}")
         self.networks = forward, backward
         self.params, _ = Params.join({"forward": forward.params, "backward": backward.params})
 
@@ -89,6 +92,10 @@ class Bidirectional(Network):
     @property
     def dtype(self) -> np.dtype:
         return self.networks[0].dtype
+
+    @property
+    def device(self) -> Device:
+        return self.networks[0].device
 
     @property
     def input_size(self) -> int:
@@ -139,7 +146,8 @@ class Bidirectional(Network):
         runs = [net.forward(x, s, masks=m, **options) for net, s, m in zip(self.networks, _pair("state", state), masks)]
         outputs, finals, tapes = zip(*runs)
         y = merged(self.merge, *outputs)
-        y.flags.writeable = False
+        if self.device.name == "cpu":  # arrays on the GPU know no such flag
+            y.flags.writeable = False
         return y, finals, BidirectionalTape(*tapes, outputs)
 
     def backward(self, tape: BidirectionalTape, dy=None, dstate=None, *, details=False, clip=None, begin=0) -> Gradients:
@@ -150,13 +158,13 @@ class Bidirectional(Network):
         """
         dys = None, None
         if dy is not None:
-            dy = _check.array("dy", dy, (*tape.y[0].shape[:2], self.output_size), self.dtype)
+            dy = self.device.array("dy", dy, (*tape.y[0].shape[:2], self.output_size), self.dtype)
             dys = merged_backward(self.merge, *tape.y, dy)
         options = {"details": details, "clip": clip, "begin": begin}
         flows = _pair("dstate", dstate)
         # the backward network first, which refuses another beginning
         b, a = (self.networks[n].backward(tape[n], dys[n], flows[n], **options) for n in (1, 0))
-        params = Params(self.params.shapes, self.dtype, np.concatenate([a.params.flat, b.params.flat]))
+        params = Params(self.params.shapes, self.dtype, self.device.xp.concatenate([a.params.flat, b.params.flat]))
         clipped = None if clip is None else Clipped(*(p + q for p, q in zip(a.clipped, b.clipped)))
         return Gradients(a.x + b.x, (a.state, b.state), params, clipped, *(zip(a[4:], b[4:]) if details else ()))
 
@@ -175,7 +183,7 @@ class Bidirectional(Network):
         return tuple(network.final_output_backward(s, d) for network, s, d in zip(self.networks, state, dys))
 
     def _input(self, x) -> np.ndarray:
-        return _check.array("x", x, ("T", "B", self.input_size), self.dtype, meaning="(time first)")
+        return self.device.array("x", x, ("T", "B", self.input_size), self.dtype, meaning="(time first)")
 
 
 def _pair(name: str, state) -> tuple:

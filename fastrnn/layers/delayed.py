@@ -48,7 +48,6 @@ class Delayed(Network):
     def __init__(self, network: Recurrent, delay: int):
         if not isinstance(network, Recurrent):
             raise TypeError(f"network: a Recurrent, such as LSTM(...), is required; got {type(network).__name__}")
-        _device.require_cpu("network", network)
         for option in ("bidirectional", "reverse", "batch_first"):
             if getattr(network, option):
                 raise ValueError(f"network: a network with {option}=False is required; got {option}=True")
@@ -65,6 +64,10 @@ class Delayed(Network):
     @property
     def dtype(self) -> np.dtype:
         return self.networks[0].dtype
+
+    @property
+    def device(self) -> _device.Device:
+        return self.networks[0].device
 
     @property
     def input_size(self) -> int:
@@ -99,11 +102,10 @@ class Delayed(Network):
             raise ValueError(f"begin: 0 is required for a network with a delay, which has no present to go back from; got {begin}")
         T, lengths = tape.T - self.delay, tape.rows.lengths[0] - self.delay
         if dy is not None:
-            dy = _check.array("dy", dy, (T, len(lengths), self.output_size), self.dtype)
-            dy = np.concatenate([np.zeros((self.delay, *dy.shape[1:]), self.dtype), dy])
+            dy = self.device.array("dy", dy, (T, len(lengths), self.output_size), self.dtype)
+            dy = self.device.xp.concatenate([self.device.zeros((self.delay, *dy.shape[1:]), self.dtype), dy])
         grads = self.networks[0].backward(tape, dy, dstate, details=details, clip=clip)
-        valid = np.arange(T)[:, None, None] < lengths[:, None]
-        return grads._replace(x=np.where(valid, grads.x[:T], self.dtype.type(0)))
+        return grads._replace(x=self._within(grads.x[:T], lengths))
 
     def draw_masks(self, B: int, rng) -> list:
         """Recurrent dropout masks of the network."""
@@ -119,8 +121,13 @@ class Delayed(Network):
 
     def _read_on(self, x, lengths) -> tuple[np.ndarray, np.ndarray]:
         """x (T + delay, B, D) with zeros beyond each sequence's end, and lengths that take in `delay` of them."""
-        x = _check.array("x", x, ("T", "B", self.input_size), self.dtype, meaning="(time first)")
-        (T, B, D), lengths = x.shape, _check.lengths(lengths, *x.shape[:2])
-        longer = np.zeros((T + self.delay, B, D), self.dtype)
-        np.copyto(longer[:T], x, where=np.arange(T)[:, None, None] < lengths[:, None])
+        x = self.device.array("x", x, ("T", "B", self.input_size), self.dtype, meaning="(time first)")
+        (T, B, D), lengths = x.shape, _check.lengths(_device.host(lengths), *x.shape[:2])
+        longer = self.device.zeros((T + self.delay, B, D), self.dtype)
+        longer[:T] = self._within(x, lengths)
         return longer, np.where(lengths > 0, lengths + self.delay, 0)
+
+    def _within(self, array, lengths: np.ndarray):
+        """An array (T, B, ...) with zeros beyond each sequence's end."""
+        valid = self.device.put(np.arange(len(array))[:, None, None] < lengths[:, None])
+        return self.device.xp.where(valid, array, self.dtype.type(0))

@@ -170,7 +170,8 @@ class Recurrent(Network):
 
     Notes
     -----
-    The first call compiles the cell's kernels (some seconds; kept on disk; ``fastrnn warmup`` does it ahead of time).
+    The first call compiles the cell's kernels (some seconds; kept on disk; ``fastrnn warmup`` does it ahead of time, for the GPU
+    ``fastrnn warmup --device cuda``).
 
     Examples
     --------

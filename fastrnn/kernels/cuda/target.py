@@ -1,19 +1,17 @@
 """The CUDA target: what compiles kernels, what launches them, and whose arrays they fill. Nobody else asks.
 
 Kernels keep to what `numba.cuda` as Numba ships it and the package `numba-cuda`, which takes its place where it is installed, have
-in common. Arrays are CuPy's: it brings a pool of memory, NumPy's functions, and exchange with other libraries.
+in common. Those compile; arrays and launches are CuPy's: it brings a pool of memory, NumPy's functions, and exchange with other libraries.
 """
 
 from collections.abc import Iterator
-from functools import cache
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 
 import numba
 import numpy as np
-from numba import cuda
-from numba.cuda import dispatcher
 from numba.cuda.extending import intrinsic  # noqa: F401
+
+from .compiler import ENTRY, Kernel, folder, kind, provider, toolkit, words
 
 try:  # numba-cuda has types of its own
     from numba.cuda import types
@@ -22,23 +20,23 @@ except ImportError:
     from numba.core import types  # noqa: F401
     from numba.core.typing import signature  # noqa: F401
 
-dispatcher.config.CUDA_LOW_OCCUPANCY_WARNINGS = 0  # at every launch: a batch of few sequences does not fill a device, and need not
-
 SHARED = 48 * 1024  # bytes of a block's shared memory that any device gives
 WARP = 32
 THREADS = 512  # of a block at most: leaves each 128 registers
 TENSOR_CORES = (8, 0)  # the first compute capability whose tensor cores know tf32 and bf16
 EXTRA = "pip install 'fastrnn[cuda]'"
 
+_loaded = {}  # what was launched before, by kernel, device and types
 
-def kernel(function):
-    """Compile `function` for the GPU in use when it is first launched."""
-    return cuda.jit(function)
+
+def kernel(function) -> Kernel:
+    """`function` as a kernel, compiled when it is first launched."""
+    return Kernel(function)
 
 
 def kernel_within(registers: int):
     """`kernel` with at most so many registers a thread, rounded down to what they are held in: eights."""
-    return cuda.jit(max_registers=min(registers // 8 * 8, 255))
+    return lambda function: Kernel(function, min(registers // 8 * 8, 255))
 
 
 def number(dtype: np.dtype):
@@ -46,21 +44,19 @@ def number(dtype: np.dtype):
     return numba.float64 if dtype == np.float64 else numba.float32
 
 
-def launch(kernel, blocks, threads: int, shared: int, *arguments) -> None:
+def launch(kernel: Kernel, blocks, threads: int, shared: int, *arguments) -> None:
     """Run `kernel` on a grid of `blocks`, in the order of the arrays' current stream; `shared` bytes of dynamic shared memory."""
-    kernel[blocks, threads, _stream(arrays().cuda.get_current_stream().ptr), shared](*map(_argument, arguments))
+    grid = blocks if isinstance(blocks, tuple) else (blocks,)
+    _function(kernel, arguments)(grid, (threads,), tuple(words(arguments)), shared_mem=shared)
 
 
-@cache
-def _stream(pointer: int):
-    return cuda.external_stream(pointer)
-
-
-def _argument(value):
-    """Numba's view of an array, or of those in a tuple."""
-    if isinstance(value, tuple):
-        return type(value)(*map(_argument, value)) if hasattr(value, "_fields") else tuple(map(_argument, value))
-    return cuda.as_cuda_array(value, sync=False) if hasattr(value, "__cuda_array_interface__") else value
+def _function(kernel: Kernel, arguments: tuple):
+    """CuPy's function for a kernel and the types of its arguments, on the current device."""
+    cupy = arrays()
+    key = kernel, cupy.cuda.runtime.getDevice(), kind(arguments)
+    if key not in _loaded:
+        _loaded[key] = cupy.RawModule(path=str(kernel.path(arguments, capability()))).get_function(ENTRY)
+    return _loaded[key]
 
 
 def arrays():
@@ -68,15 +64,28 @@ def arrays():
     return import_module("cupy")
 
 
+def capability() -> tuple[int, int]:
+    """The compute capability of the GPU in use."""
+    digits = arrays().cuda.Device().compute_capability
+    return int(digits[:-1]), int(digits[-1])
+
+
 def missing() -> list[str]:
     """What this machine lacks to run anything on a GPU, and how to get it; empty where nothing is missing."""
     found = []
-    if not cuda.is_available():
-        found.append("an NVIDIA driver with a device that Numba can use")
     try:
-        arrays()
+        cupy = arrays()
     except ImportError:
-        found.append(f"the package cupy ({EXTRA})")
+        found += ["an NVIDIA driver with a device, or what asks for one", f"the package cupy ({EXTRA})"]
+    else:
+        try:
+            devices = cupy.cuda.runtime.getDeviceCount()
+        except cupy.cuda.runtime.CUDARuntimeError:
+            devices = 0
+        if not devices:
+            found.append("an NVIDIA driver with a device that CuPy can use")
+    if toolkit() is None:
+        found.append(f"the compiler's library, in the package nvidia-nvvm ({EXTRA})")
     return found
 
 
@@ -85,11 +94,10 @@ def require(precision: str) -> None:
     lacking = missing()
     if lacking:
         raise RuntimeError(f"device: 'cuda' needs a GPU that can be used; missing here: {' and '.join(lacking)}. Use device='cpu'")
-    capability = tuple(cuda.get_current_device().compute_capability)
-    if precision != "exact" and capability < TENSOR_CORES:
+    if precision != "exact" and capability() < TENSOR_CORES:
         raise RuntimeError(
             f"precision: {precision!r} needs a GPU of compute capability {'.'.join(map(str, TENSOR_CORES))} or later; "
-            f"got {'.'.join(map(str, capability))}. Use precision='exact'"
+            f"got {'.'.join(map(str, capability()))}. Use precision='exact'"
         )
 
 
@@ -106,12 +114,10 @@ def describe() -> Iterator[tuple[str, str]]:
     if lacking:
         yield "CUDA", f"none; missing: {' and '.join(lacking)}"
         return
-    device = cuda.get_current_device()
-    name = device.name.decode() if isinstance(device.name, bytes) else device.name
-    yield "CUDA", f"{name}, compute capability {'.'.join(map(str, device.compute_capability))}"
-    try:
-        yield "CUDA target", f"numba-cuda {version('numba-cuda')}"
-    except PackageNotFoundError:
-        yield "CUDA target", f"numba.cuda of Numba {numba.__version__}"
-    yield "cupy", arrays().__version__
-    yield "CUDA cache", "none: every process compiles anew"
+    cupy = arrays()
+    name = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.runtime.getDevice())["name"].decode()
+    yield "CUDA", f"{name}, compute capability {'.'.join(map(str, capability()))}"
+    yield "CUDA target", provider()
+    yield "cupy", cupy.__version__
+    kept = [path.stat().st_size for path in folder().glob("*.ptx")]
+    yield "CUDA cache", f"{len(kept)} kernels, {sum(kept) / 1e6:.1f} MB, in {folder()}"

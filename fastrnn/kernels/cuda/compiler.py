@@ -1,0 +1,148 @@
+"""How kernels for the GPU are compiled, and where what comes of it is kept: PTX, made by Numba, which the driver assembles.
+
+A kernel is compiled for the types of what it is launched with. Its text is a file in this user's folder of compiled code, under a name
+made of its content: of the sources, of everything that its function can reach, of the types, the device and the compiler.
+"""
+
+import atexit
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import SimpleNamespace
+
+import numba
+import numpy as np
+from numba import cuda
+from numba.cuda import dispatcher
+
+from ..._jit import cache_folder, fingerprint, kept_text, sources_hash
+
+try:  # numba-cuda has types of its own
+    from numba.cuda.types import void
+    from numba.cuda.typing.typeof import typeof
+except ImportError:
+    from numba import typeof, void
+
+ENTRY = "kernel"  # its name in the text
+
+
+class Kernel:
+    """A function for the GPU, with at most `registers` registers a thread, 0 for as many as it likes."""
+
+    def __init__(self, function, registers: int = 0):
+        self.py_func, self.registers = function, registers
+        self._paths = {}
+
+    def path(self, arguments: tuple, capability: tuple[int, int]) -> Path:
+        """The file with the PTX for arguments like these; compiled where there is none."""
+        key = kind(arguments), capability
+        if key not in self._paths:
+            self._paths[key] = self._found(arguments, key)
+        return self._paths[key]
+
+    def _found(self, arguments: tuple, key: tuple) -> Path:
+        content = fingerprint(self.py_func), self.registers, repr(key), provider(), sources_hash("kernels/cuda/*.py")
+        name = hashlib.sha256(repr(content).encode()).hexdigest()[:32]
+        return kept_text(folder() / f"{name}.ptx", lambda: self.ptx(arguments, key[1]))
+
+    def ptx(self, arguments: tuple, capability: tuple[int, int]) -> str:
+        """PTX for arguments like these and devices of this compute capability and later ones."""
+        signature = void(*(typeof(like(argument)) for argument in arguments))
+        with _compiling_for(capability):
+            text, _ = cuda.compile(self.py_func, signature, cc=capability, device=False, abi="numba", output="ptx")
+        entry = re.search(r"\.visible \.entry (\w+)\(", text)[1]
+        head, body = text.replace(entry, ENTRY).split(f".entry {ENTRY}(", 1)
+        parameters, rest = body.split(")", 1)
+        most = f"\n.maxnreg {self.registers}\n" if self.registers else ""
+        return f"{head}.entry {ENTRY}({parameters}){most}{rest}"
+
+
+@cache
+def folder() -> Path:
+    """Where PTX is kept: with what is compiled for the CPU, or where there is no such folder, in one that ends with the process."""
+    kept = cache_folder()
+    if kept is None:
+        temporary = tempfile.mkdtemp(prefix="fastrnn-cuda-")
+        atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+        return Path(temporary)
+    path = kept / "cuda"
+    path.mkdir(mode=0o700, exist_ok=True)
+    return path
+
+
+@cache
+def provider() -> str:
+    """Whose compiler it is."""
+    try:
+        return f"numba-cuda {version('numba-cuda')}"
+    except PackageNotFoundError:
+        return f"numba.cuda of Numba {numba.__version__}"
+
+
+@cache
+def toolkit() -> Path | None:
+    """Where pip has put the compiler's library, of the package nvidia-nvvm, or the system a toolkit."""
+    homes = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
+    candidates = [*map(Path, homes), *(Path(site, "nvidia", "cu13") for site in sys.path), Path("/usr/local/cuda")]
+    return next((root for root in candidates if (root / "nvvm").is_dir()), None)
+
+
+@contextlib.contextmanager
+def _compiling_for(capability: tuple[int, int]) -> Iterator[None]:
+    """Let Numba compile what kernels call for this device, be it there or not, and find its library where pip puts it."""
+    current, home = dispatcher.get_current_device, os.environ.get("CUDA_HOME")
+    dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=capability)
+    if toolkit() is not None:
+        os.environ["CUDA_HOME"] = str(toolkit())
+    try:
+        yield
+    finally:
+        dispatcher.get_current_device = current
+        os.environ.pop("CUDA_HOME", None)
+        if home is not None:
+            os.environ["CUDA_HOME"] = home
+
+
+# Arguments: tuples, named or not, of arrays and numbers -------------------------------------------------------------------
+
+
+def _is_array(value) -> bool:
+    return bool(getattr(value, "ndim", 0)) and hasattr(value, "dtype")
+
+
+def kind(value):
+    """What a kernel is compiled anew for."""
+    if isinstance(value, tuple):
+        return type(value).__name__, *map(kind, value)
+    return (value.dtype.char, value.ndim) if _is_array(value) else type(value).__name__
+
+
+def like(value):
+    """Something of NumPy's that has the type."""
+    if isinstance(value, tuple):
+        parts = map(like, value)
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    return np.empty((0,) * value.ndim, value.dtype) if _is_array(value) else value
+
+
+def words(value) -> Iterator[np.generic]:
+    """The parameters that Numba makes of an argument: of an array owner and parent (none here), size, itemsize, data, shape, strides."""
+    if isinstance(value, tuple):
+        for part in value:
+            yield from words(part)
+    elif _is_array(value):
+        if not value.flags.c_contiguous:
+            raise ValueError("kernels: contiguous arrays are required")  # a copy would take what they write with it
+        yield from (np.uint64(0), np.uint64(0), np.int64(value.size), np.int64(value.itemsize), np.uint64(value.data.ptr))
+        yield from map(np.int64, value.shape)
+        yield from map(np.int64, value.strides)
+    else:
+        yield value if isinstance(value, np.generic) else {bool: np.bool_, int: np.int64, float: np.float64}[type(value)](value)

@@ -1,0 +1,61 @@
+"""The same numbers in processes with other settings of Numba: with bounds checks, and in the interpreter."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import small_runs
+from tolerances import TOLERANCES
+
+import fastrnn as fr
+
+
+def run_elsewhere(tmp_path, dtype, cases, **environment):
+    """`small_runs` in a new process with a cache folder of its own."""
+    path, root = tmp_path / "out.npz", Path(small_runs.__file__).parent
+    variables = os.environ | environment | {"XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": str(root.parent), "OPENBLAS_NUM_THREADS": "1"}
+    command = [sys.executable, "-W", "error", str(root / "small_runs.py"), str(path), dtype, *cases]
+    result = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stderr
+    with np.load(path) as arrays:
+        return dict(arrays)
+
+
+def assert_close(found, expected):
+    assert expected.keys() <= found.keys()
+    for name, array in expected.items():
+        size = max(1.0, np.abs(array).max(initial=0))
+        np.testing.assert_allclose(found[name], array, rtol=0, atol=TOLERANCES["interpreter"] * size, err_msg=name)
+
+
+def test_bounds_checked_kernels(tmp_path):
+    """Indices of every array access are checked here, except those of the register tile, whose product `test_kernels` has.
+
+    Checked loops are scalar, and fuse other multiplications with additions than vectorized ones: equal to rounding.
+    """
+    found = run_elsewhere(tmp_path, "float64", ["everything", "grid lstm", "closed everything"], NUMBA_BOUNDSCHECK="1")
+    assert found.pop("checked")
+    expected = small_runs.run("everything", "float64") | small_runs.grid("lstm", "float64") | small_runs.closed("everything", "float64")
+    assert_close(found, expected)
+
+
+def test_kernels_in_the_interpreter(tmp_path):
+    """With JIT off the same functions run as plain Python: the same numbers, and real coverage of their branches."""
+    cases = [*small_runs.CASES, "feedforward", *(f"grid {cell}" for cell in fr.CELLS2D)]
+    cases += [f"closed {case}" for case in small_runs.CASES]
+    found = run_elsewhere(tmp_path, "float64", cases, NUMBA_DISABLE_JIT="1")
+    assert found.pop("checked") and not list(tmp_path.glob("fastrnn/**/*.nbi"))
+    compared = [*small_runs.CASES] if os.environ.get("FASTRNN_TEST_EVERYTHING") else ["everything", "rnn", "lstm", "gru", "gru_before"]
+    expected = small_runs.feedforward("float64") | small_runs.closed("everything", "float64")
+    for cell in fr.CELLS2D:
+        expected |= small_runs.grid(cell, "float64")
+    for case in compared:
+        expected |= small_runs.run(case, "float64")
+    assert_close(found, expected)
+
+
+def test_float32_in_the_interpreter(tmp_path):
+    found = run_elsewhere(tmp_path, "float32", ["rnn", "lstm_full", "gru_before", "leaky"], NUMBA_DISABLE_JIT="1")
+    assert all(array.dtype == np.float32 for name, array in found.items() if name != "checked" and array.dtype.kind == "f")
