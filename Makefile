@@ -55,7 +55,7 @@ bench: $(BENCH)/installed
 $(GPU)/installed: pyproject.toml
 	$(PYTHON) -m venv --clear $(GPU)
 	$(GPU)/bin/python -m pip install --quiet --disable-pip-version-check torch
-	$(GPU)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[cuda]'
+	$(GPU)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[cuda]' 'cuda-toolkit[sanitizer]==13.0.*'
 	touch $@
 
 gpu: $(GPU)/installed

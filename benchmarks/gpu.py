@@ -31,7 +31,7 @@ from _turns import torch
 
 import fastrnn as fr
 from fastrnn.cells import CELLS
-from fastrnn.kernels.cuda import target
+from fastrnn.kernels.cuda import compiler, target
 
 if torch is not None and not torch.cuda.is_available():
     torch = None  # a build without CUDA is no peer here
@@ -177,9 +177,10 @@ def shapes() -> int:
 
 
 def sanitize(keep) -> int:
-    tool, found = shutil.which("compute-sanitizer"), 0
+    beside, found = compiler.toolkit() / "bin" / "compute-sanitizer", 0
+    tool = str(beside) if beside.is_file() else shutil.which("compute-sanitizer")
     if tool is None:
-        keep({"sanitize": "not run: compute-sanitizer is not on the path"})
+        keep({"sanitize": "not run: compute-sanitizer is neither beside the compiler nor on the path"})
         return 1
     for name in TOOLS:
         command = [tool, "--tool", name, "--error-exitcode", "9", sys.executable, __file__, "--only", "shapes"]
