@@ -39,3 +39,23 @@ class Network:
         checked = {name: _check.array(name, arrays[name], self.params.shapes[name], self.dtype) for name in self.params}
         for name, value in checked.items():
             self.params[name] = self.device.put(value)
+
+
+class Combined(Network):
+    """A network made of others, `networks`, which are alike in dtype, device and input size."""
+
+    networks: tuple
+    causal = False
+    batch_first = False
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.networks[0].dtype
+
+    @property
+    def device(self) -> Device:
+        return self.networks[0].device
+
+    @property
+    def input_size(self) -> int:
+        return self.networks[0].input_size

@@ -5,10 +5,9 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import _check
-from .._device import Device
 from .._params import Params
 from ._merge import MERGES, merged, merged_backward
-from ._network import Network
+from ._network import Combined
 from .recurrent import Clipped, Gradients, Recurrent, Tape
 
 
@@ -26,7 +25,7 @@ class BidirectionalTape(NamedTuple):
     y: tuple[np.ndarray, np.ndarray]
 
 
-class Bidirectional(Network):
+class Bidirectional(Combined):
     """Two networks on the same input, one from each sequence's first step to its last, one back [Schuster & Paliwal 1997].
 
     For directions that differ: in cell, size, number of layers, or options. The two meet in the merged output and nowhere else; for a
@@ -55,9 +54,6 @@ class Bidirectional(Network):
     >>> y.shape, h.shape, h_back.shape
     ((7, 2, 10), (1, 2, 4), (1, 2, 6))
     """
-
-    causal = False
-    batch_first = False
 
     def __init__(self, forward: Recurrent, backward: Recurrent, *, merge: str = "concat"):
         for name, network, reverse in (("forward", forward, False), ("backward", backward, True)):
@@ -88,18 +84,6 @@ class Bidirectional(Network):
             stop = start + network.params.flat.size
             network.params = Params(network.params.shapes, params.dtype, params.flat[start:stop])
             start = stop
-
-    @property
-    def dtype(self) -> np.dtype:
-        return self.networks[0].dtype
-
-    @property
-    def device(self) -> Device:
-        return self.networks[0].device
-
-    @property
-    def input_size(self) -> int:
-        return self.networks[0].input_size
 
     @property
     def output_size(self) -> int:

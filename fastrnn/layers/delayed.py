@@ -4,11 +4,11 @@ import numpy as np
 
 from .. import _check, _device
 from .._params import Params
-from ._network import Network
+from ._network import Combined
 from .recurrent import Gradients, Recurrent, Tape
 
 
-class Delayed(Network):
+class Delayed(Combined):
     """y at step t is what the network puts out at step t + delay: it has seen x up to t + delay [Graves & Schmidhuber 2005, sec. 3].
 
     Each sequence is read on for `delay` steps of zeros beyond its own end, so that it has an output at every step, also where the delay
@@ -42,9 +42,6 @@ class Delayed(Network):
     [1, 2, 3, 4, 5, 6]
     """
 
-    causal = False
-    batch_first = False
-
     def __init__(self, network: Recurrent, delay: int):
         if not isinstance(network, Recurrent):
             raise TypeError(f"network: a Recurrent, such as LSTM(...), is required; got {type(network).__name__}")
@@ -60,18 +57,6 @@ class Delayed(Network):
     @params.setter
     def params(self, params: Params) -> None:
         self.networks[0].params = params
-
-    @property
-    def dtype(self) -> np.dtype:
-        return self.networks[0].dtype
-
-    @property
-    def device(self) -> _device.Device:
-        return self.networks[0].device
-
-    @property
-    def input_size(self) -> int:
-        return self.networks[0].input_size
 
     @property
     def output_size(self) -> int:

@@ -104,6 +104,39 @@ def find(q, place, block):
 
 
 @pointwise
+def units_of(place, block):
+    """All four of a lane, the rows of the first two once more with other units."""
+    return find(0, place, block), find(1, place, block), find(2, place, block), find(3, place, block)
+
+
+@pointwise
+def load(states, s, units, S, span):
+    """s (S, 4): the states (E, S, B, H) of a lane's units, 0 of those that there are not."""
+    B, H = span.B, span.H
+    for q in range(CELLS):
+        unit = units[q]
+        for i in range(S):
+            s[i, q] = states[u(((unit.member * S + i) * B + unit.b) * H + unit.j)] if unit.j < H else float32(0.0)
+
+
+@pointwise
+def is_there(unit, place, span):
+    """Whether there is such a unit, of a row that the batch has: behind its last one, a slice has that again."""
+    behind = span.B - cuda.blockIdx.x % ((span.B + SLICE - 1) // SLICE) * SLICE
+    return unit.j < span.H and row_of_slice(place, unit.q) < behind
+
+
+@pointwise
+def store(states, s, units, S, span, place):
+    """The reverse of `load`."""
+    for q in range(CELLS):
+        unit = units[q]
+        if is_there(unit, place, span):
+            for i in range(S):
+                states[u(((unit.member * S + i) * span.B + unit.b) * span.H + unit.j)] = s[i, q]
+
+
+@pointwise
 def sized(run, H):
     """`run` with its number of units, which is a constant here: what is multiplied by it is shifted, or counted ahead."""
     s = run.span

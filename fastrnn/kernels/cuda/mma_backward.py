@@ -7,7 +7,7 @@ from numba import cuda, float32, int32, int64
 
 from ..._jit import pointwise
 from .._loop import layout
-from .fragments import CELLS, SLICE, Shape, find, make_product, row_of_slice, sized
+from .fragments import CELLS, SLICE, Shape, load, make_product, sized, store, units_of
 from .loop import Block, find_rows, masked, u
 from .steps import Seen, make_retreat, moved, rows_of
 from .target import kernel_within
@@ -70,17 +70,13 @@ def make_mma_backward(cell, shape: Shape, places: int, registers: int):
         seen = Seen(cuda.local.array((max_of_k, CELLS), float32), old, new, cuda.local.array((1, CELLS), float32))
         run, place, slices = sized(run, H), stand(), (run.span.B + SLICE - 1) // SLICE
         span = run.span
-        B, behind = span.B, run.span.B - cuda.blockIdx.x % slices * SLICE
-        find_rows(SLICE, run.batch, slices, B, b, length)
+        find_rows(SLICE, run.batch, slices, span.B, b, length)
         block = Block(cuda.blockIdx.x // slices, b, length, memory)
-        units = (find(0, place, block), find(1, place, block), find(2, place, block), find(3, place, block))
+        units = units_of(place, block)
         hold(w, run.weights.recurrent, block.member, place)
         for i in range(3):
             cut[i] = float32(0.0)
-        for q in range(CELLS):
-            unit = units[q]
-            for i in range(S):
-                ds[i, q] = dstate[u(((unit.member * S + i) * B + unit.b) * H + unit.j)] if unit.j < H else float32(0.0)
+        load(dstate, ds, units, S, span)
         last, here = (length[0] if length[0] < span.end else span.end) - 1, 0
         even, odd = rows_of(last, units[0], span), rows_of(last, units[1], span)
         if last >= span.begin:
@@ -104,11 +100,7 @@ def make_mma_backward(cell, shape: Shape, places: int, registers: int):
                 here = words - here
             else:
                 cuda.syncthreads()
-        for q in range(CELLS):
-            unit = units[q]
-            if unit.j < H and row_of_slice(place, q) < behind:
-                for i in range(S):
-                    dstate[u(((unit.member * S + i) * B + unit.b) * H + unit.j)] = ds[i, q]
+        store(dstate, ds, units, S, span, place)
         for i in range(3):
             back.cut[u((cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x) * 3 + i)] = cut[i]
 

@@ -7,9 +7,9 @@ from numba import cuda, float32, int32, int64
 
 from ..._jit import pointwise
 from .._loop import layout
-from .fragments import CELLS, SLICE, Shape, find, make_product, row_of_slice, sized
-from .loop import Block, find_rows, masked, u
-from .steps import make_advance, moved, place_in, rows_of
+from .fragments import CELLS, SLICE, Shape, is_there, load, make_product, sized, store, units_of
+from .loop import Block, find_rows, masked
+from .steps import make_advance, moved, place_in, place_in_y, row_of, rows_of
 from .target import kernel_within
 
 
@@ -52,15 +52,11 @@ def make_mma_forward(cell, shape: Shape, registers: int):
         acc, ahead = cuda.local.array((G, CELLS), float32), cuda.local.array((G, CELLS), float32)
         run, place, slices = sized(run, H), stand(), (run.span.B + SLICE - 1) // SLICE
         span = run.span
-        B, behind = span.B, run.span.B - cuda.blockIdx.x % slices * SLICE  # rows from `behind` on are none
-        find_rows(SLICE, run.batch, slices, B, b, length)
+        find_rows(SLICE, run.batch, slices, span.B, b, length)
         block = Block(cuda.blockIdx.x // slices, b, length, memory)
-        units = (find(0, place, block), find(1, place, block), find(2, place, block), find(3, place, block))
+        units = units_of(place, block)
         hold(w, run.weights.recurrent, block.member, place)
-        for q in range(CELLS):
-            unit = units[q]
-            for i in range(S):
-                s[i, q] = state[u(((unit.member * S + i) * B + unit.b) * H + unit.j)] if unit.j < H else float32(0.0)
+        load(state, s, units, S, span)
         hand_over(s, units, memory, 0, place, run)
         steps = length[0] if length[0] < span.end else span.end
         even, odd, here = rows_of(span.begin, units[0], span), rows_of(span.begin, units[1], span), 0
@@ -82,12 +78,11 @@ def make_mma_forward(cell, shape: Shape, registers: int):
             even, odd, here = later, later_odd, words - here
             hand_over(s, units, memory, here, place, run)
             cuda.syncthreads()
+        store(state, s, units, S, span, place)
         for q in range(CELLS):
             unit = units[q]
-            if unit.j < H and row_of_slice(place, q) < behind:
-                for i in range(S):
-                    state[u(((unit.member * S + i) * B + unit.b) * H + unit.j)] = s[i, q]
+            if is_there(unit, place, span):
                 for t in range(unit.length if unit.length > span.begin else span.begin, span.end):  # beyond the end, in both directions
-                    run.trace.y[u(((unit.member * span.T + t) * B + unit.b) * span.width + span.column + unit.j)] = float32(0.0)
+                    run.trace.y[place_in_y(row_of(t, unit, span.T, 0, span.B), unit, span)] = float32(0.0)
 
     return forward
