@@ -91,10 +91,11 @@ def test_weights_held_or_read_and_any_order_give_the_same_bits(variant, precisio
     inputs, cell = batch(device), device.cell
     want = bits(device, inputs)
     lane, (_, back) = plan.LANE, plan.shapes(cell, WIDE, precision)
-    spare = back.registers - lane - 4 * (len(cell.slots) + 3 * len(cell.states) + len(cell.saved) + 1 + back.slots)
+    numbers = len(cell.slots) + 3 * len(cell.states) + len(cell.saved) + 1 + back.slots
+    spare = back.registers - lane - 4 * back.slots - fragments.CELLS * numbers - plan.AGAIN
     monkeypatch.setattr(plan, "LANE", lane + spare - plan.SPLIT * (precision == "split"))
     forth, back = plan.shapes(cell, WIDE, precision)
-    assert 0 < forth.held < forth.steps and back.held == 0
+    assert forth.held < forth.steps and back.held == 0 and (forth.held > 0) == (precision != "split")
     monkeypatch.setattr(plan, "ROOM", 2 * back.operand_bytes(back.slots) - 4)
     assert plan.plan(cell, WIDE, device.dtype, precision).backward.shared == back.operand_bytes(back.slots)
     for seed in range(2):
@@ -106,10 +107,10 @@ def test_weights_held_or_read_and_any_order_give_the_same_bits(variant, precisio
 @pytest.mark.parametrize("precision", TENSOR)
 def test_a_sequence_has_the_same_bits_in_any_batch(precision, gpu):
     _, device = on_both(LSTM, dtype="float32", precision=precision, bidirectional=True)
-    lengths = np.array([2, 4, 0, 1, 3, 4, 4, 2, 3, 1])  # two slices
+    lengths = np.array([2, 4, 0, 1, 3, 4])  # two slices
     x, (h, c), *_ = batch(device, lengths=lengths)
     whole = device(x, (h, c), lengths=lengths)[0].get()
-    for b in (1, 8):
+    for b in (1, 5):
         alone = device(x[:, b : b + 1], (h[:, b : b + 1], c[:, b : b + 1]), lengths=lengths[b : b + 1])[0].get()
         assert (alone[:, 0] == whole[:, b]).all()
 

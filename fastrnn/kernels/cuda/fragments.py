@@ -1,9 +1,11 @@
 """The recurrent product on tensor cores: how its operands are laid out, and who multiplies what; see `mma`.
 
 A block takes SLICE rows of a member, and a warp of it TILE units, for which it computes all slots: the transposed product, a tile of
-weights (units, k) times the operand (k, rows) for every slot. A lane so has four sums of every slot, those of two units of two rows, and
-takes these through the pointwise step: sums and states never leave its registers. Only operands go through shared memory, in words,
-(parts, slots, rows, stride); a stride of 4 more than a multiple of 8 words keeps what a warp reads apart in the banks.
+weights (units, k) times the operand (k, rows) for every slot. A tile has twice as many columns as there are rows, so every row stands in
+two; what a lane has of a tile are two units of two rows, and another lane has the same. Of the units, each of the two lanes takes one
+through the pointwise step: sums and states never leave its registers. (Most instructions of a step are pointwise. With eight rows a lane
+would have twice as many to go through, one after the other; with two, a product would cost four times as much.) Only operands go through
+shared memory, in words, (parts, slots, rows, stride); a stride of 4 more than a multiple of 8 words keeps them apart in the banks.
 
 Weights lie as the lanes want them: (E, warps, steps along k, slots, parts, lanes, 4) words. The first `held` steps along k stay in
 registers, the others are read again at every step of time, from the nearest cache that has room for them.
@@ -22,19 +24,20 @@ from .mma import LINE, TILE, Form, form, four_words
 from .steps import Unit
 from .target import SHARED, WARP, kernel
 
-SLICE = LINE  # rows of a block
-CELLS = 4  # units of rows, of a lane
+SLICE = LINE // 2  # rows of a block
+CELLS = 2  # of them, a unit of which is a lane's
 ROOM = SHARED - 2 * 8 * SLICE  # bytes for operands: rows and lengths are there, too
 THREADS = 256  # of a block that lays out weights
 
 
 class Place(NamedTuple):
-    """Where a lane stands: its warp, and the first of its two units and two rows, which are TILE / 2 and 1 apart."""
+    """Where a lane stands: its warp, its unit, and the first of its two rows; whether that unit is in the upper half of a tile."""
 
     warp: int
     lane: int
     unit: int
     row: int
+    upper: bool
 
 
 class Shape(NamedTuple):
@@ -87,43 +90,33 @@ class Product(NamedTuple):
 
 
 @pointwise
-def unit_of(place, q):
-    return place.unit + TILE // 2 * (q >> 1)
-
-
-@pointwise
-def row_of_slice(place, q):
-    return place.row + (q & 1)
-
-
-@pointwise
 def find(q, place, block):
-    """The unit that is a lane's number q; beyond the last one, where there are no more."""
-    r = u(row_of_slice(place, q))
-    return Unit(block.member, block.b[r], block.length[r], unit_of(place, q), q)
+    """A lane's unit, of its row q; beyond the last one, where there are no more."""
+    r = u(place.row + q)
+    return Unit(block.member, block.b[r], block.length[r], place.unit, q)
 
 
 @pointwise
 def units_of(place, block):
-    """All four of a lane, the rows of the first two once more with other units."""
-    return find(0, place, block), find(1, place, block), find(2, place, block), find(3, place, block)
-
-
-@pointwise
-def load(states, s, units, S, span):
-    """s (S, 4): the states (E, S, B, H) of a lane's units, 0 of those that there are not."""
-    B, H = span.B, span.H
-    for q in range(CELLS):
-        unit = units[q]
-        for i in range(S):
-            s[i, q] = states[u(((unit.member * S + i) * B + unit.b) * H + unit.j)] if unit.j < H else float32(0.0)
+    """Both of a lane."""
+    return find(0, place, block), find(1, place, block)
 
 
 @pointwise
 def is_there(unit, place, span):
     """Whether there is such a unit, of a row that the batch has: behind its last one, a slice has that again."""
     behind = span.B - cuda.blockIdx.x % ((span.B + SLICE - 1) // SLICE) * SLICE
-    return unit.j < span.H and row_of_slice(place, unit.q) < behind
+    return unit.j < span.H and place.row + unit.q < behind
+
+
+@pointwise
+def load(states, s, units, S, span, place):
+    """s (S, 2): the states (E, S, B, H) of a lane's units, 0 of those that there are not."""
+    for q in range(CELLS):
+        unit = units[q]
+        there = is_there(unit, place, span)
+        for i in range(S):
+            s[i, q] = states[u(((unit.member * S + i) * span.B + unit.b) * span.H + unit.j)] if there else float32(0.0)
 
 
 @pointwise
@@ -154,9 +147,9 @@ def make_product(shape: Shape, operands: int) -> Product:
 
     @pointwise
     def stand():
-        thread = cuda.threadIdx.x
-        lane = thread % WARP
-        return Place(thread // WARP, lane, thread // WARP * TILE + lane // 4, lane % 4 * 2)
+        warp, lane = cuda.threadIdx.x // WARP, cuda.threadIdx.x % WARP
+        upper = lane % 4 // 2
+        return Place(warp, lane, warp * TILE + upper * (TILE // 2) + lane // 4, lane % 2 * CELLS, upper > 0)
 
     @pointwise
     def first_word(member, place):
@@ -174,45 +167,45 @@ def make_product(shape: Shape, operands: int) -> Product:
 
     @pointwise
     def give(slot, v, memory, base, place):
-        """The four numbers v (4,) of this lane to all, as those of `slot` of the operand that begins at word `base`."""
+        """The two numbers v (2,) of this lane to all, as those of `slot` of the operand that begins at word `base`."""
+        row = base + (slot * SLICE + place.row) * stride
         if numbers == 1:
             for q in range(CELLS):
-                at = base + (slot * SLICE + row_of_slice(place, q)) * stride + unit_of(place, q)
                 for part in range(parts):
-                    memory[u(at + part * plane)] = word(part, v[q], v[q])
+                    memory[u(row + q * stride + place.unit + part * plane)] = word(part, v[q], v[q])
         else:  # neighbours along k are neighbouring units, four lanes apart: each of the two gets a row of both
-            odd = place.unit & 1
-            for half in range(2):
-                one, other = v[2 * half], v[2 * half + 1]
-                own, got = other if odd else one, cuda.shfl_xor_sync(0xFFFFFFFF, one if odd else other, 4)
-                at = base + (slot * SLICE + place.row + odd) * stride + unit_of(place, 2 * half) // 2
-                memory[u(at)] = word(0, got if odd else own, own if odd else got)
+            odd, one, other = place.unit & 1, v[0], v[1]
+            own, got = other if odd else one, cuda.shfl_xor_sync(0xFFFFFFFF, one if odd else other, 4)
+            memory[u(row + odd * stride + place.unit // 2)] = word(0, got if odd else own, own if odd else got)
 
     @pointwise
     def add(acc, s, w, i, b):
         """acc (slots, 4): that of slot s += the tile at w[i] times b."""
         found = multiply_add((w[i], w[i + 1], w[i + 2], w[i + 3]), b, (acc[s, 0], acc[s, 1], acc[s, 2], acc[s, 3]))
-        for q in range(CELLS):
-            acc[s, q] = found[q]
+        for c in range(4):
+            acc[s, c] = found[c]
 
     @pointwise
-    def add_slot(acc, s, first, w, i, memory, at):
+    def add_slot(acc, s, w, i, memory, at):
         """Slot s of one step along k, with the tiles of its parts from w[i] on; what is smallest comes first."""
         at = at + u(s * jump)
         b = memory[at], memory[at + u(LINE // 2)]
         if parts == 2:
             low = memory[at + u(plane)], memory[at + u(plane + LINE // 2)]
-            add(acc, first + s, w, i + 4, b)
-            add(acc, first + s, w, i, low)
-        add(acc, first + s, w, i, b)
+            add(acc, s, w, i + 4, b)
+            add(acc, s, w, i, low)
+        add(acc, s, w, i, b)
 
     @pointwise
-    def multiply(acc, first, w, weights, member, memory, base, place):
-        """acc[first : first + slots] += the weights times the operand that begins at word `base`, k ascending in each slot."""
-        line = u(base + place.lane // 4 * stride + place.lane % 4)
+    def multiply(sums, first, w, weights, member, memory, base, place):
+        """sums[first : first + slots] (., 2) += the weights times the operand that begins at word `base`, k ascending in each slot."""
+        acc, line = cuda.local.array((R, 4), float32), u(base + place.lane // 4 % SLICE * stride + place.lane % 4)
+        for s in range(R):
+            for c in range(4):
+                acc[s, c] = float32(0.0)
         for k in range(held):
             for s in range(R):
-                add_slot(acc, s, first, w, k * words + s * parts * 4, memory, line + u(k * LINE))
+                add_slot(acc, s, w, k * words + s * parts * 4, memory, line + u(k * LINE))
         tiles, at = cuda.local.array(tile_words, int32), first_word(member, place)
         for k in range(held, steps):
             for s in range(R):
@@ -220,7 +213,12 @@ def make_product(shape: Shape, operands: int) -> Product:
                     found = four_words(weights, at + u((k * R + s) * parts + part) * row_words)
                     for c in range(4):
                         tiles[4 * part + c] = found[c]
-                add_slot(acc, s, first, tiles, 0, memory, line + u(k * LINE))
+                add_slot(acc, s, tiles, 0, memory, line + u(k * LINE))
+
+        for s in range(R):
+            for q in range(CELLS):
+                low, high = acc[s, q], acc[s, CELLS + q]
+                sums[first + s, q] += high if place.upper else low
 
     return Product(stand, hold, give, multiply)
 

@@ -30,11 +30,11 @@ def make_mma_backward(cell, shape: Shape, places: int, registers: int):
         for q in range(CELLS):
             unit = units[q]
             if unit.j < H and n < unit.length:
-                look(n, unit, odd if q & 1 else even, seen, run, start, flow)
+                look(n, unit, odd if q else even, seen, run, start, flow)
 
     @pointwise
     def move(n, unit, rows, seen, ds, da, cut, limit, run, flow, back):
-        """A unit by a step: da (G, 4), the gradients of its pre-activations, and ds (S, 4), of its states but for the product."""
+        """A unit by a step: da (G, 2), the gradients of its pre-activations, and ds (S, 2), of its states but for the product."""
         for g in range(G):
             da[g, unit.q] = float32(0.0)
         if unit.j < H and n < unit.length:
@@ -53,7 +53,7 @@ def make_mma_backward(cell, shape: Shape, places: int, registers: int):
 
     @pointwise
     def receive(acc, ds, units, run):
-        """Add the product, acc (R, 4), to dL/dh."""
+        """Add the product, acc (R, 2), to dL/dh."""
         for q in range(CELLS):
             unit, total = units[q], float32(0.0)
             for s in range(R):
@@ -76,7 +76,7 @@ def make_mma_backward(cell, shape: Shape, places: int, registers: int):
         hold(w, run.weights.recurrent, block.member, place)
         for i in range(3):
             cut[i] = float32(0.0)
-        load(dstate, ds, units, S, span)
+        load(dstate, ds, units, S, span, place)
         last, here = (length[0] if length[0] < span.end else span.end) - 1, 0
         even, odd = rows_of(last, units[0], span), rows_of(last, units[1], span)
         if last >= span.begin:
@@ -84,8 +84,6 @@ def make_mma_backward(cell, shape: Shape, places: int, registers: int):
         for n in range(last, span.begin - 1, -1):
             move(n, units[0], even, seen, ds, da, cut, limit, run, flow, back)
             move(n, units[1], odd, seen, ds, da, cut, limit, run, flow, back)
-            move(n, units[2], even, seen, ds, da, cut, limit, run, flow, back)
-            move(n, units[3], odd, seen, ds, da, cut, limit, run, flow, back)
             hand_over(da, memory, here, place)
             cuda.syncthreads()
             even, odd = moved(even, -1, span), moved(odd, -1, span)

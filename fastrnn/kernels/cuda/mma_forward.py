@@ -25,9 +25,9 @@ def make_mma_forward(cell, shape: Shape, registers: int):
 
     @pointwise
     def look(ahead, units, even, odd, z):
-        """ahead (G, 4): what z has of the step of these rows; anything of a unit that there is not."""
+        """ahead (G, 2): what z has of the step of these rows; anything of a unit that there is not."""
         for q in range(CELLS):
-            row, j = odd.own if q & 1 else even.own, units[q].j
+            row, j = odd.own if q else even.own, units[q].j
             for g in range(G):
                 ahead[g, q] = z[place_in(row, G * H, g * H + (j if j < H else 0))]
 
@@ -56,7 +56,7 @@ def make_mma_forward(cell, shape: Shape, registers: int):
         block = Block(cuda.blockIdx.x // slices, b, length, memory)
         units = units_of(place, block)
         hold(w, run.weights.recurrent, block.member, place)
-        load(state, s, units, S, span)
+        load(state, s, units, S, span, place)
         hand_over(s, units, memory, 0, place, run)
         steps = length[0] if length[0] < span.end else span.end
         even, odd, here = rows_of(span.begin, units[0], span), rows_of(span.begin, units[1], span), 0
@@ -73,8 +73,6 @@ def make_mma_forward(cell, shape: Shape, registers: int):
             multiply(acc, first, w, run.weights.recurrent, block.member, memory, here, place)
             move(n, units[0], even, acc, s, run)
             move(n, units[1], odd, acc, s, run)
-            move(n, units[2], even, acc, s, run)
-            move(n, units[3], odd, acc, s, run)
             even, odd, here = later, later_odd, words - here
             hand_over(s, units, memory, here, place, run)
             cuda.syncthreads()

@@ -16,8 +16,9 @@ from .mma_backward import make_mma_backward
 from .mma_forward import make_mma_forward
 from .target import WARP
 
-LANE = 84  # registers that a lane takes beside weights and the numbers of its units,
-SPLIT = 14  # and more of them where operands are in two parts
+LANE = 74  # registers that a lane takes beside weights and the numbers of its units,
+SPLIT = 14  # more of them where operands are in two parts,
+AGAIN = 16  # and where some weights are read at every step
 
 
 class Way(NamedTuple):
@@ -106,10 +107,11 @@ def shapes(cell, H: int, precision: str) -> tuple[Shape, Shape] | None:
     """Of the products of both ways, with as many weights in registers as there is room for; None where something has no room."""
     G, S, P, K, slots = len(cell.slots), len(cell.states), len(cell.parameters), len(cell.saved), _summed(cell)
     found, lane = [], LANE + SPLIT * (form(precision).parts - 1)
-    for numbers, operands in ((2 * G + S, 2), (G + 3 * S + K + 1 + slots, slots)):  # that a lane holds of each of its units
+    for numbers, operands in ((2 * G + S, 2), (G + 3 * S + K + 1 + slots, slots)):  # that a lane holds of its unit in each row
         shape = Shape(precision, H, slots, 0)
-        held = (shape.registers - lane - CELLS * (numbers + 2 * P)) // shape.words_a_step
+        left = shape.registers - lane - 4 * slots - CELLS * (numbers + 2 * P)
+        held = shape.steps if shape.steps * shape.words_a_step <= left else (left - AGAIN) // shape.words_a_step
         if held < 0 or shape.operand_bytes(operands) > ROOM:
             return None
-        found.append(shape._replace(held=min(held, shape.steps)))
+        found.append(shape._replace(held=held))
     return tuple(found)
