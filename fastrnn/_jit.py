@@ -183,7 +183,7 @@ def kept_text(path: Path, make: Callable[[], str]) -> Path:
     """`path`, with the text that `make` gives, and a hash of it: made where there is none, or none that is whole."""
     if not is_whole(path):
         text = make()
-        unfinished = path.with_suffix(f".{os.getpid()}")
+        unfinished = path.with_suffix(f".{secrets.token_hex(8)}")  # of this thread alone
         unfinished.write_text(f"{text}{MARK}{_hash(text)}\n", "utf-8")
         unfinished.replace(path)
     return path
@@ -299,6 +299,8 @@ def _feed(digest, thing, seen: dict) -> None:
     elif isinstance(thing, (bool, int, float, complex, str, bytes, type(None), slice, frozenset)):
         text = sorted(map(repr, thing)) if isinstance(thing, frozenset) else thing
         digest.update(f"{type(thing).__name__} {text!r};".encode())
+    elif isinstance(thing, type):
+        digest.update(f"class {thing.__module__}.{thing.__qualname__};".encode())
     elif hasattr(thing, "tobytes") and hasattr(thing, "dtype"):
         digest.update(f"array {thing.dtype} {getattr(thing, 'shape', ())};".encode() + thing.tobytes())
     elif isinstance(thing, dict):

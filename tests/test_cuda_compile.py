@@ -256,6 +256,18 @@ def test_a_kernel_is_compiled_once_for_its_content_and_types(kept, monkeypatch):
     assert len({path, *others}) == 5 and ".maxnreg 40" in others[-1].read_text() and ".maxnreg" not in path.read_text()
 
 
+@pytest.mark.parametrize("precision", ["exact", "tf32"])
+def test_time_loops_are_kept_by_their_content(precision, kept):
+    names = set()
+    for name in ("rnn", "gru"):
+        own = plan.plan(build(name), 16, DTYPES[0], precision)
+        run, flat = flat_arguments(DTYPES[0])
+        if precision != "exact":
+            run = run._replace(weights=run.weights._replace(recurrent=np.empty(0, np.int32)))
+        names.add(own.forward.kernel().path((run, flat, flat), (8, 0)))
+    assert len(names) == 2 and all(map(is_whole, names))
+
+
 def test_a_damaged_file_is_written_anew(kept):
     x, capability = np.empty(3, np.float32), (8, 0)
     path = target.kernel(double.py_func).path((x, 1), capability)

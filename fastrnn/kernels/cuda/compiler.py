@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from threading import RLock
 from types import SimpleNamespace
 
 import numba
@@ -32,6 +33,7 @@ except ImportError:
     from numba import typeof, void
 
 ENTRY = "kernel"  # its name in the text
+_lock = RLock()  # what `_compiling_for` sets is the process's
 
 
 class Kernel:
@@ -44,19 +46,20 @@ class Kernel:
     def path(self, arguments: tuple, capability: tuple[int, int]) -> Path:
         """The file with the PTX for arguments like these; compiled where there is none."""
         key = kind(arguments), capability
-        if key not in self._paths:
-            self._paths[key] = self._found(arguments, key)
-        return self._paths[key]
+        with _lock:
+            if key not in self._paths:
+                self._paths[key] = self._found(arguments, key)
+            return self._paths[key]
 
     def _found(self, arguments: tuple, key: tuple) -> Path:
-        content = fingerprint(self.py_func), self.registers, repr(key), provider(), sources_hash("kernels/cuda/*.py")
+        content = fingerprint(self.py_func), self.registers, repr(key), provider(), str(toolkit()), sources_hash("kernels/cuda/*.py")
         name = hashlib.sha256(repr(content).encode()).hexdigest()[:32]
         return kept_text(folder() / f"{name}.ptx", lambda: self.ptx(arguments, key[1]))
 
     def ptx(self, arguments: tuple, capability: tuple[int, int]) -> str:
         """PTX for arguments like these and devices of this compute capability and later ones."""
         signature = void(*(typeof(like(argument)) for argument in arguments))
-        with _compiling_for(capability):
+        with _lock, _compiling_for(capability):
             text, _ = cuda.compile(self.py_func, signature, cc=capability, device=False, abi="numba", output="ptx")
         entry = re.search(r"\.visible \.entry (\w+)\(", text)[1]
         head, body = text.replace(entry, ENTRY).split(f".entry {ENTRY}(", 1)
