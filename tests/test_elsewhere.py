@@ -17,7 +17,7 @@ def run_elsewhere(tmp_path, dtype, cases, **environment):
     path, root = tmp_path / "out.npz", Path(small_runs.__file__).parent
     variables = os.environ | environment | {"XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": str(root.parent), "OPENBLAS_NUM_THREADS": "1"}
     command = [sys.executable, "-W", "error", str(root / "small_runs.py"), str(path), dtype, *cases]
-    result = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=600)
+    result = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=1800)
     assert result.returncode == 0, result.stderr
     with np.load(path) as arrays:
         return dict(arrays)
