@@ -239,6 +239,7 @@ def cudnn(kind: str, hidden: int, batch: int) -> dict:
     for label, dtype, tf32 in kinds:
         torch.backends.cudnn.allow_tf32 = tf32
         net = getattr(torch.nn, kind)(hidden, hidden).to("cuda", dtype)
+        net.flatten_parameters()
         x = torch.randn(STEPS, batch, hidden, device="cuda", dtype=dtype, requires_grad=True)
         dy = torch.randn_like(x)
 
