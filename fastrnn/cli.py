@@ -112,7 +112,8 @@ def _warmup(given) -> int:
     if cache_folder() is None:
         print("fastrnn: no private folder can be written, so what is compiled now is lost at the end", file=sys.stderr)
     try:
-        _device.device(given.device)
+        for precision in given.precisions if given.device == "cuda" else ["exact"]:
+            _device.device(given.device, precision)
     except RuntimeError as error:
         print(f"fastrnn: {error}", file=sys.stderr)
         return 2
@@ -124,7 +125,11 @@ def _warmup(given) -> int:
     for k, (label, job) in enumerate(jobs, 1):
         print(f"[{k}/{len(jobs)}] {label} ...", end=" ", flush=True)
         begin = time.perf_counter()
-        job()
+        try:
+            job()
+        except ValueError as error:  # a size that the device, or a precision, has no room for
+            print(f"\nfastrnn: {error}", file=sys.stderr)
+            return 2
         print(f"{time.perf_counter() - begin:.1f} s", flush=True)
     print(f"ready in {time.perf_counter() - start:.1f} s")
     return 0

@@ -319,6 +319,11 @@ def test_warmup(precision, gpu, capsys, monkeypatch):
     assert lines[0].startswith(f"[1/7] gru of 3 units, {precision} float32 ... ") and lines[-1].startswith("ready in ")
 
 
+def test_warmup_of_what_has_no_room(gpu, capsys):
+    assert cli.main(["warmup", "--device", "cuda", "--cells", "lstm", "--units", "999", "--precisions", "tf32"]) == 2
+    assert "hidden_size: at most 192 units" in capsys.readouterr().err
+
+
 def test_warmup_without_a_gpu(monkeypatch, capsys):
     monkeypatch.setattr(target, "missing", lambda: ["a driver"])
     assert cli.main(["warmup", "--device", "cuda"]) == 2
