@@ -73,7 +73,8 @@ def main() -> int:
 
         if len(given.only) == 1:
             return PARTS[given.only[0]](keep)
-        keep({"machine": {name: said for name, said in target.describe() if name != "CUDA cache"}, "python": platform.python_version(), "fastrnn": fr.__version__} | peer())
+        machine = {name: said for name, said in target.describe() if name != "CUDA cache"}  # whose folder is nobody's business
+        keep({"machine": machine, "python": platform.python_version(), "fastrnn": fr.__version__} | peer())
     # each in a process of its own: a kernel that fails takes all later ones of its process with it
     ended = [subprocess.run([sys.executable, __file__, "--out", given.out, "--only", part]).returncode for part in given.only]
     print("\n".join(table([json.loads(line) for line in given.out.read_text().splitlines()])))
