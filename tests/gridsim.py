@@ -116,6 +116,10 @@ class Watched:
     def size(self):
         return self.places.size
 
+    @property
+    def dtype(self):
+        return self.memory.numbers.dtype
+
     def _find(self, index):
         if self.flat and not isinstance(index, (slice, tuple)):  # most of all: in a hurry
             if not 0 <= index < self.flat:
@@ -254,10 +258,22 @@ def _pack_bf16(low, high):
     return (bits[0] | bits[1] << np.uint32(16)).view(np.int32)
 
 
-def _four_words(array, place):
-    if place % 4:
-        raise SimulationError(f"{array.memory.name}: four words are read from place {place}, which is no multiple of 4")
-    return tuple(array[int(place) + i] for i in range(4))
+def _neighbours(n):
+    def neighbours(array, place):
+        if place % n:
+            raise SimulationError(f"{array.memory.name}: {n} words are read from place {place}, which is no multiple of {n}")
+        return tuple(array[int(place) + i] for i in range(n))
+
+    return neighbours
+
+
+def _put_if(array, place, value, there):
+    if there:
+        array[place] = value
+
+
+def _get_if(array, place, there):
+    return array[place] if there else array.dtype.type(0)
 
 
 def _fma(x, y, z):
@@ -274,7 +290,12 @@ TWINS = {
     mma.round_tf32: _round_tf32,
     mma.pack_bf16: _pack_bf16,
     mma.as_number: lambda word: np.int32(word).view(np.float32),
-    mma.four_words: _four_words,
+    mma.as_word: lambda x: np.float32(x).view(np.int32),
+    mma.put_if: _put_if,
+    mma.get_if: _get_if,
+    mma.get_either: lambda a, i, b, j, first, there: _get_if(a, i, there) if first else _get_if(b, j, there),
+    mma.two_words: _neighbours(2),
+    mma.four_words: _neighbours(4),
 }
 
 
@@ -295,8 +316,8 @@ def _as_simulated(function, seen: dict):
             return _Cuda("cuda")
         if isinstance(value, Intrinsic):
             return TWINS[value]
-        if value is np.uint32:
-            return lambda x: int(x) & 0xFFFFFFFF  # what is left of longer numbers, and of negative ones
+        if value is np.uint32 or value is np.uint64:
+            return lambda x: int(x) & np.iinfo(value).max  # what is left of longer numbers, and of negative ones
         inner = getattr(value, "py_func", value)
         if isinstance(inner, FunctionType) and (inner.__module__ or "").startswith(("fastrnn.kernels.", "test_", "gridsim")):
             return _as_simulated(inner, seen)

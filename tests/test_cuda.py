@@ -14,7 +14,7 @@ from variants import COMPILED, label
 import fastrnn as fr
 from fastrnn import _device
 from fastrnn.cells import build
-from fastrnn.kernels.cuda import loop, product, target
+from fastrnn.kernels.cuda import loop, plan, product, target
 
 T, LENGTHS = 4, np.array([2, 4, 0, 1, 3])  # small: a step of a thread takes milliseconds here
 LSTM, GRU = ("lstm", {}), ("gru", {"reset_after": False})
@@ -83,11 +83,10 @@ def test_every_cell(variant, gpu):
     compare(*on_both(variant, num_layers=2, bidirectional=True), forward=details, backward=details)
 
 
-@pytest.mark.parametrize("resident", [0, loop.RESIDENT])
 @pytest.mark.parametrize("rows", loop.ROWS)
 @pytest.mark.parametrize("variant", [LSTM, GRU], ids=label)
-def test_any_order_and_any_block_gives_the_same_bits(variant, rows, resident, gpu, monkeypatch):
-    monkeypatch.setattr(loop, "RESIDENT", resident)
+def test_any_order_and_any_block_gives_the_same_bits(variant, rows, gpu, monkeypatch):
+    monkeypatch.setattr(plan, "RESIDENT", 0)
     monkeypatch.setattr(loop, "ROWS", (1,))
     _, device = on_both(variant, dtype="float32")
     want = dict(run(device, batch(device)))
@@ -98,18 +97,18 @@ def test_any_order_and_any_block_gives_the_same_bits(variant, rows, resident, gp
             assert (got == want[name]).all(), name
 
 
-@pytest.mark.parametrize("rows", [1, 4])
+@pytest.mark.parametrize("resident", [0, plan.RESIDENT])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", ["rnn", "gru", "lstm"])
-def test_weights_in_registers_change_no_bit(name, rows, gpu, monkeypatch):
-    monkeypatch.setattr(loop, "ROWS", (rows,))
-    host, device = on_both((name, {}), dtype="float32")
-    assert loop.resident_units(device.cell, device.hidden_size, rows, 4) == device.hidden_size
-    kept = dict(run(device, batch(device)))
-    monkeypatch.setattr(loop, "RESIDENT", 0)
-    assert loop.resident_units(device.cell, device.hidden_size, rows, 4) == 0
-    for name, array in run(device, batch(device)):
-        assert (array == kept[name]).all(), name
-    compare(host, device)
+def test_weights_in_registers_or_not(name, dtype, resident, gpu, monkeypatch):
+    monkeypatch.setattr(plan, "RESIDENT", resident)
+    host, device = on_both((name, {}), dtype=dtype)
+    assert bool(plan.chains(device.cell, device.hidden_size, device.dtype)) == bool(resident)
+    compare(host, device, forward={"details": True}, backward={"details": True})
+    want = dict(run(device, batch(device)))
+    gpu(order="random", seed=1)
+    for name, got in run(device, batch(device)):
+        assert (got == want[name]).all(), name
 
 
 @pytest.mark.parametrize(

@@ -94,9 +94,8 @@ def ptx_of_loops(forth, back, dtype, recurrent=None):
     yield ptx_of(back, run, flat, flow, flat, dtype.type(1), left)
 
 
-def assert_loops_sound(cell, dtype, rows: int, units: int, threads: int, folder: Path) -> None:
-    registers = loop.REGISTERS // loop.held_threads(threads)
-    for ptx in ptx_of_loops(*(make(cell, dtype, rows, units, registers) for make in (forward.make_forward, backward.make_backward)), dtype):
+def assert_loops_sound(forth, back, dtype, threads: int, folder: Path) -> None:
+    for ptx in ptx_of_loops(forth, back, dtype):
         assert_sound(ptx, dtype, threads, folder)
 
 
@@ -125,12 +124,12 @@ def test_the_time_loop_on_tensor_cores(variant, precision, sizes, tmp_path):
             assert_sound(ptx, dtype, own.threads, tmp_path)
             found, each = ptx.count("mma.sync"), shape.slots * products_a_number(precision)
             assert found == each * shape.steps if shape.held == shape.steps else found > each * shape.held
-            assert way.shared + 2 * 8 * fragments.SLICE <= target.SHARED
+            assert way.shared + 2 * 8 * shape.rows <= target.SHARED
 
 
 @pytest.mark.parametrize("precision", TENSOR)
 def test_weights_for_tensor_cores(precision, tmp_path):
-    arguments = np.empty((0, 0, 0), DTYPES[0]), 0, 0, 0, np.empty(0, np.int32)
+    arguments = np.empty((0, 0, 0), DTYPES[0]), 0, 0, 0, 0, np.empty(0, np.int32)
     assert_sound(ptx_of(fragments.make_fragments(precision), *arguments), DTYPES[0], fragments.THREADS, tmp_path)
 
 
@@ -139,16 +138,19 @@ def test_weights_for_tensor_cores(precision, tmp_path):
 def test_the_time_loop(variant, dtype, tmp_path):
     """With the most rows a block and the most threads."""
     cell, rows = build(variant[0], **variant[1]), loop.WIDE // dtype.itemsize
-    assert_loops_sound(cell, dtype, rows, 0, loop.block_threads(cell, 10**4, rows), tmp_path)
+    threads = loop.block_threads(cell, 10**4, rows)
+    registers = loop.REGISTERS // loop.held_threads(threads)
+    kernels = (make(cell, dtype, rows, registers) for make in (forward.make_forward, backward.make_backward))
+    assert_loops_sound(*kernels, dtype, threads, tmp_path)
 
 
-@pytest.mark.parametrize("rows, dtype", [(loop.WIDE // DTYPES[0].itemsize, DTYPES[0]), (1, DTYPES[1])], ids=str)
-@pytest.mark.parametrize("name", ["rnn", "gru", "lstm"])
-def test_the_time_loop_with_weights_in_registers(name, dtype, rows, tmp_path):
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("variant", [("rnn", {}), ("gru", {}), ("lstm", {}), *OTHERS], ids=label)
+def test_the_time_loop_with_weights_in_registers(variant, dtype, tmp_path):
     """At the largest size that it is chosen for."""
-    cell = build(name)
-    units = max(H for H in range(1, 200) if loop.resident_units(cell, H, rows, dtype.itemsize))
-    assert_loops_sound(cell, dtype, rows, units, loop.block_threads(cell, units, rows), tmp_path)
+    cell = build(variant[0], **variant[1])
+    own = plan.plan(cell, max(H for H in range(1, 200) if plan.chains(cell, H, dtype)), dtype, "exact")
+    assert_loops_sound(own.forward.kernel(), own.backward.kernel(), dtype, own.threads, tmp_path)
 
 
 def products_of(dtype, precision: str):

@@ -86,22 +86,41 @@ def test_pull(gpu):
 @pytest.mark.parametrize("precision", TENSOR)
 @pytest.mark.parametrize("variant", [LSTM, GRU], ids=label)
 def test_weights_held_or_read_and_any_order_give_the_same_bits(variant, precision, gpu, monkeypatch):
-    """With one place or two for the operands of the way back, too."""
+    """With one place or two for the operands of the way back, too; for one part of k."""
+    monkeypatch.setattr(plan, "SPLITS", (1,))
     _, device = on_both(variant, dtype="float32", precision=precision, H=WIDE)
     inputs, cell = batch(device), device.cell
     want = bits(device, inputs)
-    lane, (_, back) = plan.LANE, plan.shapes(cell, WIDE, precision)
-    numbers = len(cell.slots) + 3 * len(cell.states) + len(cell.saved) + 1 + back.slots
-    spare = back.registers - lane - 4 * back.slots - fragments.CELLS * numbers - plan.AGAIN
-    monkeypatch.setattr(plan, "LANE", lane + spare - plan.SPLIT * (precision == "split"))
+    lane = plan.LANE
+    while plan.shapes(cell, WIDE, precision)[1].held:
+        monkeypatch.setattr(plan, "LANE", plan.LANE + 1)
     forth, back = plan.shapes(cell, WIDE, precision)
-    assert forth.held < forth.steps and back.held == 0 and (forth.held > 0) == (precision != "split")
-    monkeypatch.setattr(plan, "ROOM", 2 * back.operand_bytes(back.slots) - 4)
-    assert plan.plan(cell, WIDE, device.dtype, precision).backward.shared == back.operand_bytes(back.slots)
+    assert plan.LANE > lane and forth.held < forth.steps
+    monkeypatch.setattr(target, "SHARED", back.shared_bytes(back.slots, 1, 1) + 2 * 8 * back.rows)
+    monkeypatch.setattr(fragments, "SHARED", target.SHARED)
+    assert plan.plan(cell, WIDE, device.dtype, precision).backward.shared == 4 * back.operand_words(back.slots)
     for seed in range(2):
         gpu(order="random", seed=seed)
         for name, array in bits(device, inputs).items():
             assert (array == want[name]).all(), name
+
+
+@pytest.mark.parametrize("splits", plan.SPLITS)
+@pytest.mark.parametrize("precision", TENSOR)
+def test_parts_of_k(precision, splits, gpu, monkeypatch):
+    """Near to what they should be, the same bits in any order of threads and whether weights are held or read, and in any batch."""
+    monkeypatch.setattr(plan, "SPLITS", (splits,))
+    host, device = on_both(LSTM, dtype="float32", precision=precision, H=WIDE, recurrent_dropout=0.3)
+    inputs = batch(host)
+    want = bits(device, inputs, forward={"rng": 1})
+    for (name, exact), got in zip(run(host, inputs, forward={"rng": 1}), want.values()):
+        assert_near(got, exact, TOLERANCES[precision if precision != "split" else "devices_float32"], name)
+    shape, _ = plan.shapes(device.cell, WIDE, precision)
+    assert shape.splits == splits and shape.rows == 2 * splits
+    monkeypatch.setattr(plan, "LANE", shape.registers - plan.AGAIN - 100)
+    gpu(order="random", seed=splits)
+    for name, array in bits(device, inputs, forward={"rng": 1}).items():
+        assert (array == want[name]).all(), name
 
 
 @pytest.mark.parametrize("precision", TENSOR)
@@ -169,15 +188,16 @@ def test_products_of_what_needs_no_rounding_are_exact(precision, side, edge, gpu
         assert (total.get() == want).all()
 
 
+@pytest.mark.parametrize("splits", plan.SPLITS)
 @pytest.mark.parametrize("precision", TENSOR)
-def test_weights_lie_as_lanes_read_them(precision, gpu):
-    shape, rng, device = fragments.Shape(precision, 20, 2, 0), np.random.default_rng(0), _device.device("cuda")
+def test_weights_lie_as_lanes_read_them(precision, splits, gpu):
+    shape, rng, device = fragments.Shape(precision, 20, 2, splits, 0), np.random.default_rng(0), _device.device("cuda")
     weight, numbers = rng.integers(-9, 10, (2, 40, 20)).astype(np.float32), 2 if precision == "bf16" else 1
     for transposed in (False, True):
         words = fragments.lay_out(shape, device.put(weight), transposed, device.empty).get()
-        words = words.reshape(2, shape.warps, shape.steps, 2, -1, 32, 4)[..., 0, :, :]  # the high part
+        words = words.reshape(2, shape.tiles, splits * shape.steps, 2, -1, 32, 4)[..., 0, :, :]  # the high part
         for e, w, k, s, lane, i in rng.integers(0, words.shape, (200, 6)):
-            row, first = 16 * w + lane // 4 + 8 * (i % 2), numbers * (8 * k + lane % 4 + 4 * (i // 2))
+            row, first = 16 * w + lane // 4 + 8 * (i % 2), numbers * (8 * k + lane % 4 * 2 + i // 2)
             bits = words[e, w, k, s, lane, i]
             found = [(bits << 16).view(np.float32), (bits & np.int32(-65536)).view(np.float32)] if numbers == 2 else [bits.view(np.float32)]
             for j, value in enumerate(found):

@@ -14,19 +14,19 @@ from .target import kernel_within, number
 
 
 @cache
-def make_backward(cell, dtype, rows: int, units: int, registers: int):
+def make_backward(cell, dtype, rows: int, registers: int):
     """The backward kernel: fills `flow` and `back`, takes `dstate` (E, S, B, H) from span.end to span.begin.
 
     start (E, S, B, H): the state at span.offset. limit: the bound on dL/da, infinite for none.
-    `units`: see `resident_units`; `registers`: of a thread at most.
+    `registers`: of a thread at most.
     """
     modulate_backward, real, unit_parameters = cell.modulate_backward, number(dtype), make_unit_parameters(cell)
-    look, retreat, clip, write = make_retreat(cell, dtype)
+    look, retreat, clip, count, hold, write = make_retreat(cell, dtype)
     G, S, P, K = len(cell.slots), len(cell.states), len(cell.parameters), len(cell.saved)
     take_saved, take_unit = TAKE[K], TAKE[P]
     _, _, (rec0, rec1), (mod0, mod1) = layout(cell)
     recurrent, modulated, (_, L) = rec1 > rec0, mod1 > mod0, summed_slots(cell)
-    max_of_p, max_of_k, room = P or 1, K or 1, units or 1
+    max_of_p, max_of_k = P or 1, K or 1
     # in shared memory: dL/dstate (S, rows, H); the gradients of L slots (L, H, rows); their products with the weights (rows, L, H)
 
     @pointwise
@@ -48,20 +48,6 @@ def make_backward(cell, dtype, rows: int, units: int, registers: int):
             g, j = following(g, j, cuda.blockDim.x, H)
 
     @pointwise
-    def multiply_resident(g, j, w, block):
-        """As `multiply`, of the only product: w (units,) are the weights of this thread's sum."""
-        memory, acc = block.memory, cuda.local.array(rows, real)
-        if g < rec1 - rec0:
-            for r in range(rows):
-                acc[r] = real(0.0)
-            given = u((S + g) * units * rows)
-            for k in range(units):
-                for r in range(rows):
-                    acc[r] = fma(memory[given + u(k * rows + r)], w[k], acc[r])
-            for r in range(rows):
-                memory[u(((S + L) * rows + r * L + g) * units + j)] = acc[r]
-
-    @pointwise
     def product_of(slots, r, j, block, run):
         """The gradient of unit j's operand of row r, from what `multiply` left."""
         total = real(0.0)
@@ -71,12 +57,12 @@ def make_backward(cell, dtype, rows: int, units: int, registers: int):
 
     @pointwise
     def unit_of(r, j, block):
-        return Unit(block.member, block.b[u(r)], block.length[u(r)], j, 0)
+        return Unit(block.member, block.b[u(r)], block.length[u(r)], j)
 
     @pointwise
     def write_row(n, r, j, da, block, run, flow, back):
         unit = unit_of(r, j, block)
-        write(n, unit, rows_of(n, unit, run.span), da, run, flow, back)
+        write(unit, rows_of(n, unit, run.span), da, run, flow, back, True)
 
     @pointwise
     def give(r, j, begin, end, da, memory, H):
@@ -90,13 +76,15 @@ def make_backward(cell, dtype, rows: int, units: int, registers: int):
         memory, H, unit = block.memory, run.span.H, unit_of(r, j, block)
         own = rows_of(n, unit, run.span)
         ds, old, new = cuda.local.array((S, 1), real), cuda.local.array((S, 1), real), cuda.local.array((S, 1), real)
-        seen = Seen(cuda.local.array((max_of_k, 1), real), old, new, cuda.local.array((1, 1), real))
-        look(n, unit, own, seen, run, start, flow)
+        seen = Seen(cuda.local.array((max_of_k, 1), real), old, new, cuda.local.array((1, 1), real), cuda.local.array((3, 1), real))
+        look(n, unit, own, seen, run, start, flow, True)
         for i in range(S):
             ds[i, 0] = memory[u((i * rows + r) * H + j)]
         if recurrent:
             ds[0, 0] += product_of(rec1 - rec0, r, j, block, run)
-        retreat(n, unit, own, seen, ds, da, run, flow, back)
+        retreat(unit, own, seen, ds, da, run, flow, back)
+        h = old[0, 0] if modulated else masked(old[0, 0], run.batch.mask, run.span, block.member, unit.b, j)
+        hold(unit, own, h, run, back, True)
         for i in range(S):
             memory[u((i * rows + r) * H + j)] = ds[i, 0]
 
@@ -122,6 +110,12 @@ def make_backward(cell, dtype, rows: int, units: int, registers: int):
             block.memory[u((i * rows + r) * H + j)] += states[i]
 
     @pointwise
+    def clip_and_count(da, limit, cut):
+        whole = cuda.local.array((G, 1), real)
+        clip(da, whole, limit)
+        count(whole, limit, cut)
+
+    @pointwise
     def nothing(da):
         for g in range(G):
             da[g, 0] = real(0.0)
@@ -134,11 +128,8 @@ def make_backward(cell, dtype, rows: int, units: int, registers: int):
         B, H, slices = span.B, span.H, (span.B + rows - 1) // rows
         find_rows(rows, run.batch, slices, B, b, length)
         member, behind = cuda.blockIdx.x // slices, B - cuda.blockIdx.x % slices * rows
-        block, w = Block(member, b, length, memory), cuda.local.array(room, real)
+        block = Block(member, b, length, memory)
         r0, j0 = thread // H, thread % H
-        if units > 0 and r0 < rec1 - rec0:
-            for k in range(units):
-                w[k] = run.weights.recurrent[u(((member * (rec1 - rec0) + r0) * units + k) * units + j0)]
         for i in range(3):
             cut[i] = real(0.0)
         for c in range(thread, rows * H, threads):
@@ -155,7 +146,7 @@ def make_backward(cell, dtype, rows: int, units: int, registers: int):
                 if n < length[u(r)]:
                     move(n, r, j, da, block, run, start, flow, back)
                     if not modulated:
-                        clip(da, 0, limit, cut)
+                        clip_and_count(da, limit, cut)
                     write_row(n, r, j, da, block, run, flow, back)
                 give(r, j, mod0 if modulated else rec0, mod1 if modulated else rec1, da, memory, H)
                 r, j = following(r, j, threads, H)
@@ -168,15 +159,12 @@ def make_backward(cell, dtype, rows: int, units: int, registers: int):
                     nothing(da)
                     if n < length[u(r)]:
                         add_modulated(n, r, j, da, block, run, back)
-                        clip(da, 0, limit, cut)
+                        clip_and_count(da, limit, cut)
                         write_row(n, r, j, da, block, run, flow, back)
                     give(r, j, rec0, rec1, da, memory, H)
                     r, j = following(r, j, threads, H)
                 cuda.syncthreads()
-            if units > 0:
-                multiply_resident(r0, j0, w, block)
-                cuda.syncthreads()
-            elif recurrent:
+            if recurrent:
                 multiply(rec1 - rec0, run.weights.recurrent, block, H)
                 cuda.syncthreads()
         for c in range(thread, rows * H, threads):

@@ -9,20 +9,21 @@ from ..._math import fma
 from .._loop import layout
 from .._take import TAKE
 from .loop import Block, find_rows, following, masked, summed_slots, u
-from .steps import Unit, make_advance, make_unit_parameters, place_in, row_of, rows_of
+from .steps import Left, Unit, make_advance, make_unit_parameters, place_in, row_of, rows_of
 from .target import kernel_within, number
 
 
 @cache
-def make_forward(cell, dtype, rows: int, units: int, registers: int):
+def make_forward(cell, dtype, rows: int, registers: int):
     """The forward kernel: fills `run.trace` and advances `state` (E, S, B, H) over `run.span`.
 
     z (E, n, B, G, H) has every slot's bias and input product, from step span.begin on.
-    `units`: see `resident_units`; `registers`: of a thread at most.
+    `registers`: of a thread at most.
     """
-    modulate, real, advance, unit_parameters = cell.modulate, number(dtype), make_advance(cell, dtype), make_unit_parameters(cell)
+    modulate, real, unit_parameters = cell.modulate, number(dtype), make_unit_parameters(cell)
+    (advance, keep), K = make_advance(cell, dtype), len(cell.saved)
     G, S, P = len(cell.slots), len(cell.states), len(cell.parameters)
-    take_gates, take_unit, max_of_p = TAKE[G], TAKE[P], P or 1
+    take_gates, take_unit, max_of_p, max_of_k = TAKE[G], TAKE[P], P or 1, K or 1
     _, _, (rec0, rec1), (mod0, mod1) = layout(cell)
     recurrent, modulated, (first, _) = rec1 > rec0, mod1 > mod0, summed_slots(cell)
     L = G - first  # slots whose sums are in shared memory, (rows, L, H), behind the operand (H, rows); then the states (S, rows, H)
@@ -50,26 +51,8 @@ def make_forward(cell, dtype, rows: int, units: int, registers: int):
                 memory[u((rows + r * L + begin - first) * H + c)] = acc[r]
 
     @pointwise
-    def multiply_resident(n, last, w, ahead, block, span, z):
-        """As `multiply`, of the only product: w (units,) are the weights of this thread's sum.
-
-        ahead (rows,) is what z has of step n, and afterwards of the one that follows, if any before step `last`: there is time to read it.
-        """
-        c, memory, acc = cuda.threadIdx.x, block.memory, cuda.local.array(rows, real)
-        if c < (rec1 - rec0) * units:
-            for r in range(rows):
-                acc[r] = ahead[r]
-            if n + 1 < last:
-                begin_sums(n + 1, rec0 * units + c, ahead, block, span, z)
-            for k in range(units):
-                for r in range(rows):
-                    acc[r] = fma(memory[u(k * rows + r)], w[k], acc[r])
-            for r in range(rows):
-                memory[u((rows + r * L + rec0 - first) * units + c)] = acc[r]
-
-    @pointwise
     def unit_of(r, j, block):
-        return Unit(block.member, block.b[u(r)], block.length[u(r)], j, 0)
+        return Unit(block.member, block.b[u(r)], block.length[u(r)], j)
 
     @pointwise
     def load(n, r, unit, known, a, block, span, z):
@@ -96,15 +79,15 @@ def make_forward(cell, dtype, rows: int, units: int, registers: int):
         """Unit j of row r by a step: its states, and its part of the next operand."""
         span, memory, H, unit = run.span, block.memory, run.span.H, unit_of(r, j, block)
         a, s = cuda.local.array((G, 1), real), cuda.local.array((S, 1), real)
+        left = Left(cuda.local.array((max_of_k, 1), real), cuda.local.array((1, 1), real))
         load(n, r, unit, G, a, block, span, z)
         for i in range(S):
             s[i, 0] = memory[u((rows + rows * L + i * rows + r) * H + j)]
-        advance(n, unit, rows_of(n, unit, span), a, s, run)
+        advance(n, unit, a, s, left, run)
+        keep(unit, rows_of(n, unit, span), a, s, left, run, True)
         for i in range(S):
             memory[u((rows + rows * L + i * rows + r) * H + j)] = s[i, 0]
         memory[u(j * rows + r)] = masked(s[0, 0], run.batch.mask, span, block.member, unit.b, j)
-
-    room = units or 1  # an array of nothing cannot be had
 
     @kernel_within(registers)
     def forward(run, z, state):
@@ -113,13 +96,8 @@ def make_forward(cell, dtype, rows: int, units: int, registers: int):
         B, H, slices = span.B, span.H, (span.B + rows - 1) // rows
         find_rows(rows, run.batch, slices, B, b, length)
         member, behind = cuda.blockIdx.x // slices, B - cuda.blockIdx.x % slices * rows  # r from `behind` on is no row
-        block, w, ahead = Block(member, b, length, memory), cuda.local.array(room, real), cuda.local.array(rows, real)
+        block = Block(member, b, length, memory)
         last = length[0] if length[0] < span.end else span.end
-        if units > 0 and thread < (rec1 - rec0) * units:
-            if span.begin < last:
-                begin_sums(span.begin, rec0 * units + thread, ahead, block, span, z)
-            for k in range(units):
-                w[k] = run.weights.recurrent[u((member * units + k) * (rec1 - rec0) * units + thread)]
         for c in range(thread, rows * H, threads):
             r, j = c // H, c % H
             for i in range(S):
@@ -128,10 +106,7 @@ def make_forward(cell, dtype, rows: int, units: int, registers: int):
         cuda.syncthreads()
         r0, j0 = thread // H, thread % H
         for n in range(span.begin, last):
-            if units > 0:
-                multiply_resident(n, last, w, ahead, block, span, z)
-                cuda.syncthreads()
-            elif recurrent:
+            if recurrent:
                 multiply(n, rec0, rec1, run.weights.recurrent, block, span, z)
                 cuda.syncthreads()
             if modulated:

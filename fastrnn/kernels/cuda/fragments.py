@@ -1,11 +1,13 @@
 """The recurrent product on tensor cores: how its operands are laid out, and who multiplies what; see `mma`.
 
-A block takes SLICE rows of a member, and a warp of it TILE units, for which it computes all slots: the transposed product, a tile of
-weights (units, k) times the operand (k, rows) for every slot. A tile has twice as many columns as there are rows, so every row stands in
-two; what a lane has of a tile are two units of two rows, and another lane has the same. Of the units, each of the two lanes takes one
-through the pointwise step: sums and states never leave its registers. (Most instructions of a step are pointwise. With eight rows a lane
-would have twice as many to go through, one after the other; with two, a product would cost four times as much.) Only operands go through
-shared memory, in words, (parts, slots, rows, stride); a stride of 4 more than a multiple of 8 words keeps them apart in the banks.
+A block takes some rows of a member. The product is transposed, a tile of weights (units, k) times the operand (k, rows) for every slot:
+a tile of TILE units is the business of `splits` warps, each of which has a part of k. For each of them there are two rows, so that of
+every split's tile a lane has the sums of two units of two rows, four lanes have the same ones (of one warp, as there are more columns than
+rows, or of several), and each takes one of the four through the pointwise step: its sums and states never leave its registers, and as many
+warps as there are share what most instructions are for. The parts of k are added in order, through shared memory.
+
+Operands go through shared memory in words, (parts, slots, rows, stride); a stride of half a line more than a multiple of two lines keeps
+rows apart in the banks. A lane reads two neighbouring words at once, which so are t and t + 4 of a line for the hardware.
 
 Weights lie as the lanes want them: (E, warps, steps along k, slots, parts, lanes, 4) words. The first `held` steps along k stay in
 registers, the others are read again at every step of time, from the nearest cache that has room for them.
@@ -19,48 +21,47 @@ from numba import cuda, float32, int32
 
 from ..._jit import pointwise
 from . import target
-from .loop import REGISTERS, Run, Span, held_threads, u
-from .mma import LINE, TILE, Form, form, four_words
-from .steps import Unit
+from .loop import REGISTERS, held_threads, u
+from .mma import LINE, TILE, Form, as_number, as_word, form, four_words, two_words
+from .resident import Place, Product
 from .target import SHARED, WARP, kernel
 
-SLICE = LINE // 2  # rows of a block
-CELLS = 2  # of them, a unit of which is a lane's
-ROOM = SHARED - 2 * 8 * SLICE  # bytes for operands: rows and lengths are there, too
 THREADS = 256  # of a block that lays out weights
 
 
-class Place(NamedTuple):
-    """Where a lane stands: its warp, its unit, and the first of its two rows; whether that unit is in the upper half of a tile."""
-
-    warp: int
-    lane: int
-    unit: int
-    row: int
-    upper: bool
-
-
 class Shape(NamedTuple):
-    """Sizes of the product of a layer: H units, slots to be summed, and of the first of them `held` steps along k in registers."""
+    """Sizes of the product of a layer: H units, slots to be summed, parts of k, and of the steps along each `held` in registers."""
+
+    dtype = np.dtype("float32")
 
     precision: str
     H: int
     slots: int
+    splits: int
     held: int
 
     @property
-    def warps(self) -> int:
+    def rows(self) -> int:
+        """Of a block."""
+        return 2 * self.splits
+
+    @property
+    def tiles(self) -> int:
         return -(-self.H // TILE)
 
     @property
+    def warps(self) -> int:
+        return self.tiles * self.splits
+
+    @property
     def steps(self) -> int:
-        """Steps along k, whose units are padded as the rows of tiles are."""
-        return self.warps * TILE // (LINE * form(self.precision).numbers)
+        """Steps along a part of k, whose units are padded as the rows of tiles are."""
+        return -(-self.tiles * TILE // (LINE * form(self.precision).numbers * self.splits))
 
     @property
     def stride(self) -> int:
         """Words from one row of an operand to the next."""
-        return self.steps * LINE + LINE // 2
+        return -(-self.steps * self.splits // 2) * 2 * LINE + LINE
 
     @property
     def words_a_step(self) -> int:
@@ -69,91 +70,56 @@ class Shape(NamedTuple):
 
     def operand_words(self, slots: int) -> int:
         """Of shared memory."""
-        return form(self.precision).parts * slots * SLICE * self.stride
+        return form(self.precision).parts * slots * self.rows * self.stride
 
-    def operand_bytes(self, slots: int) -> int:
-        return 4 * self.operand_words(slots)
+    def exchange_words(self, sums: int) -> int:
+        """Of shared memory, for the sums of the parts of k."""
+        return self.warps * (self.splits - 1) * sums * WARP
+
+    def shared_bytes(self, slots: int, sums: int, places: int) -> int:
+        """Of a block, but for its rows and lengths."""
+        return 4 * (places * self.operand_words(slots) + self.exchange_words(sums))
 
     @property
     def registers(self) -> int:
         """Of a thread, of as many as there are."""
         return min(REGISTERS // held_threads(self.warps * WARP), 256)
 
+    @property
+    def room(self) -> int:
+        """Bytes of a block's shared memory: rows and lengths are there, too."""
+        return SHARED - 2 * 8 * self.rows
 
-class Product(NamedTuple):
-    """The pieces of a product, for a `Shape`."""
-
-    stand: object
-    hold: object
-    give: object
-    multiply: object
-
-
-@pointwise
-def find(q, place, block):
-    """A lane's unit, of its row q; beyond the last one, where there are no more."""
-    r = u(place.row + q)
-    return Unit(block.member, block.b[r], block.length[r], place.unit, q)
-
-
-@pointwise
-def units_of(place, block):
-    """Both of a lane."""
-    return find(0, place, block), find(1, place, block)
-
-
-@pointwise
-def is_there(unit, place, span):
-    """Whether there is such a unit, of a row that the batch has: behind its last one, a slice has that again."""
-    behind = span.B - cuda.blockIdx.x % ((span.B + SLICE - 1) // SLICE) * SLICE
-    return unit.j < span.H and place.row + unit.q < behind
-
-
-@pointwise
-def load(states, s, units, S, span, place):
-    """s (S, 2): the states (E, S, B, H) of a lane's units, 0 of those that there are not."""
-    for q in range(CELLS):
-        unit = units[q]
-        there = is_there(unit, place, span)
-        for i in range(S):
-            s[i, q] = states[u(((unit.member * S + i) * span.B + unit.b) * span.H + unit.j)] if there else float32(0.0)
-
-
-@pointwise
-def store(states, s, units, S, span, place):
-    """The reverse of `load`."""
-    for q in range(CELLS):
-        unit = units[q]
-        if is_there(unit, place, span):
-            for i in range(S):
-                states[u(((unit.member * S + i) * span.B + unit.b) * span.H + unit.j)] = s[i, q]
-
-
-@pointwise
-def sized(run, H):
-    """`run` with its number of units, which is a constant here: what is multiplied by it is shifted, or counted ahead."""
-    s = run.span
-    span = Span(s.begin, s.end, s.offset, s.reverse, s.T, s.B, H, s.width, s.column, s.tape, s.shown)
-    return Run(span, run.batch, run.weights, run.trace)
+    def product(self, operands: int, places: int) -> Product:
+        return make_product(self, operands, places)
 
 
 @cache
-def make_product(shape: Shape, operands: int) -> Product:
-    """The functions of one kernel, whose operand has `operands` slots: one for all sums, or one for each."""
-    (parts, numbers, word, multiply_add), R, held = form(shape.precision), shape.slots, shape.held
-    warps, steps, stride, words = shape.warps, shape.steps, shape.stride, shape.words_a_step
-    plane, jump = operands * SLICE * stride, SLICE * stride if operands > 1 else 0
+def make_product(shape: Shape, operands: int, places: int) -> Product:
+    """The functions of one kernel, whose operand has `operands` slots: one for all sums, or one for each, and then there is one sum."""
+    (parts, numbers, word, multiply_add), R, held, splits, rows = form(shape.precision), shape.slots, shape.held, shape.splits, shape.rows
+    tiles, steps, stride, words, sums = shape.tiles, shape.steps, shape.stride, shape.words_a_step, R if operands == 1 else 1
+    plane, jump, whole = operands * rows * stride, rows * stride if operands > 1 else 0, shape.operand_words(operands)
+    exchange = places * whole
     row_words, tile_words = u(4 * WARP), 4 * parts
 
     @pointwise
     def stand():
         warp, lane = cuda.threadIdx.x // WARP, cuda.threadIdx.x % WARP
-        upper = lane % 4 // 2
-        return Place(warp, lane, warp * TILE + upper * (TILE // 2) + lane // 4, lane % 2 * CELLS, upper > 0)
+        tile, split, column = warp // splits, warp % splits, lane % 4
+        own = column if splits == 1 else split * 2 + column // 2 if splits == 2 else split
+        return Place(tile * TILE + own // 2 * (TILE // 2) + lane // 4, (column * 2 + own % 2) % rows, own, tile, split, lane)
+
+    @pointwise
+    def clear(memory):
+        """Zeros beyond the last unit, where nobody writes."""
+        for i in range(cuda.threadIdx.x, exchange, cuda.blockDim.x):
+            memory[u(i)] = 0
+        cuda.syncthreads()
 
     @pointwise
     def first_word(member, place):
-        return u(((member * warps + place.warp) * steps * R * parts * WARP + place.lane) * 4)
+        return u((((member * tiles + place.tile) * splits + place.split) * steps * R * parts * WARP + place.lane) * 4)
 
     @pointwise
     def hold(w, weights, member, place):
@@ -166,17 +132,23 @@ def make_product(shape: Shape, operands: int) -> Product:
                     w[k * words + i * 4 + c] = found[c]
 
     @pointwise
-    def give(slot, v, memory, base, place):
-        """The two numbers v (2,) of this lane to all, as those of `slot` of the operand that begins at word `base`."""
-        row = base + (slot * SLICE + place.row) * stride
+    def give(slot, x, memory, base, place):
+        """The number x of this lane to all, as that of `slot` of the operand that begins at word `base`."""
+        row = base + (slot * rows + place.row) * stride
         if numbers == 1:
-            for q in range(CELLS):
-                for part in range(parts):
-                    memory[u(row + q * stride + place.unit + part * plane)] = word(part, v[q], v[q])
-        else:  # neighbours along k are neighbouring units, four lanes apart: each of the two gets a row of both
-            odd, one, other = place.unit & 1, v[0], v[1]
-            own, got = other if odd else one, cuda.shfl_xor_sync(0xFFFFFFFF, one if odd else other, 4)
-            memory[u(row + odd * stride + place.unit // 2)] = word(0, got if odd else own, own if odd else got)
+            for part in range(parts):
+                memory[u(row + place.unit + part * plane)] = word(part, x, x)
+        else:  # neighbours along k are neighbouring units, four lanes apart
+            other = cuda.shfl_xor_sync(0xFFFFFFFF, x, 4)
+            if place.unit % 2 == 0:
+                memory[u(row + place.unit // 2)] = word(0, x, other)
+
+    @pointwise
+    def begin(acc, start, first, place):
+        """acc (slots, 4): of a lane's unit, start[first : first + slots] (., 1)."""
+        for s in range(R):
+            for c in range(4):
+                acc[s, c] = start[first + s, 0] if splits == 1 or c == place.own else float32(0.0)  # with one part, the others are no one's
 
     @pointwise
     def add(acc, s, w, i, b):
@@ -189,38 +161,67 @@ def make_product(shape: Shape, operands: int) -> Product:
     def add_slot(acc, s, w, i, memory, at):
         """Slot s of one step along k, with the tiles of its parts from w[i] on; what is smallest comes first."""
         at = at + u(s * jump)
-        b = memory[at], memory[at + u(LINE // 2)]
+        b = two_words(memory, at)
         if parts == 2:
-            low = memory[at + u(plane)], memory[at + u(plane + LINE // 2)]
+            low = two_words(memory, at + u(plane))
             add(acc, s, w, i + 4, b)
             add(acc, s, w, i, low)
         add(acc, s, w, i, b)
 
     @pointwise
-    def multiply(sums, first, w, weights, member, memory, base, place):
-        """sums[first : first + slots] (., 2) += the weights times the operand that begins at word `base`, k ascending in each slot."""
-        acc, line = cuda.local.array((R, 4), float32), u(base + place.lane // 4 % SLICE * stride + place.lane % 4)
-        for s in range(R):
-            for c in range(4):
-                acc[s, c] = float32(0.0)
+    def multiply(acc, w, weights, member, memory, base, place):
+        """acc (slots, 4) += of a lane's part of k, the weights times the operand that begins at word `base`, k ascending in each slot."""
+        line = u(base + place.lane // 4 % rows * stride + place.split * steps * LINE + place.lane % 4 * 2)
         for k in range(held):
             for s in range(R):
                 add_slot(acc, s, w, k * words + s * parts * 4, memory, line + u(k * LINE))
-        tiles, at = cuda.local.array(tile_words, int32), first_word(member, place)
+        tile, at = cuda.local.array(tile_words, int32), first_word(member, place)
         for k in range(held, steps):
             for s in range(R):
                 for part in range(parts):
                     found = four_words(weights, at + u((k * R + s) * parts + part) * row_words)
                     for c in range(4):
-                        tiles[4 * part + c] = found[c]
-                add_slot(acc, s, tiles, 0, memory, line + u(k * LINE))
+                        tile[4 * part + c] = found[c]
+                add_slot(acc, s, tile, 0, memory, line + u(k * LINE))
+        for s in range(1, R if operands > 1 else 1):
+            for c in range(4):
+                acc[0, c] += acc[s, c]
 
-        for s in range(R):
-            for q in range(CELLS):
-                low, high = acc[s, q], acc[s, CELLS + q]
-                sums[first + s, q] += high if place.upper else low
+    @pointwise
+    def one_of(acc, v, own):
+        """acc[v, own], in registers."""
+        low, high = acc[v, 1] if own % 2 else acc[v, 0], acc[v, 3] if own % 2 else acc[v, 2]
+        return high if own >= 2 else low
 
-    return Product(stand, hold, give, multiply)
+    @pointwise
+    def letter(place, receiver, sender, v):
+        """Where in the exchange a lane's sum v lies."""
+        other = sender if sender < receiver else sender - 1
+        return (((place.tile * splits + receiver) * (splits - 1) + other) * sums + v) * WARP + place.lane
+
+    @pointwise
+    def collect(total, first, acc, memory, place):
+        """total[first : first + sums] (., 1): a lane's sums, of all parts of k; all come here, where there are several."""
+        if splits == 1:
+            for v in range(sums):
+                total[first + v, 0] = one_of(acc, v, place.own)
+        else:
+            for other in range(splits):
+                if other != place.split:
+                    for v in range(sums):  # for the same lane of another part
+                        own = other * 2 + place.own % 2 if splits == 2 else other
+                        memory[u(exchange + letter(place, other, place.split, v))] = as_word(one_of(acc, v, own))
+            cuda.syncthreads()
+            for v in range(sums):
+                found, own = float32(0.0), one_of(acc, v, place.own)
+                for other in range(splits):
+                    there = own
+                    if other != place.split:
+                        there = as_number(memory[u(exchange + letter(place, place.split, other, v))])
+                    found = found + there if other > 0 else there
+                total[first + v, 0] = found
+
+    return Product(whole, int32, held * words, (R, 4), splits > 1, stand, clear, hold, give, begin, multiply, collect)
 
 
 @cache
@@ -236,19 +237,19 @@ def make_fragments(precision: str):
         return weight[e, s * H + k, row] if transposed else weight[e, s * H + row, k]
 
     @kernel
-    def fragments(weight, transposed, steps, warps, words):
-        """words (E, warps, steps, slots, parts, lanes, 4), flat, of weight (E, slots H, H), in which a slot's is its transpose or not."""
+    def fragments(weight, transposed, steps, tiles, splits, words):
+        """words (E, tiles, splits, steps, slots, parts, lanes, 4), flat, of weight (E, slots H, H), each slot's or its transpose."""
         i, H, E = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x, weight.shape[2], weight.shape[0]
         slots = weight.shape[1] // H
-        if i < E * warps * steps * slots * parts * WARP * 4:
+        if i < E * tiles * splits * steps * slots * parts * WARP * 4:
             c, lane, rest = i % 4, i // 4 % WARP, i // (4 * WARP)
             part, rest = rest % parts, rest // parts
             s, rest = rest % slots, rest // slots
-            step, rest = rest % steps, rest // steps
-            row = rest % warps * TILE + lane // 4 + TILE // 2 * (c % 2)
-            k = (step * LINE + lane % 4 + LINE // 2 * (c // 2)) * numbers
-            low = weight_at(weight, rest // warps, s, row, k, H, transposed)
-            high = weight_at(weight, rest // warps, s, row, k + 1, H, transposed) if numbers == 2 else low
+            step, rest = rest % (splits * steps), rest // (splits * steps)
+            row = rest % tiles * TILE + lane // 4 + TILE // 2 * (c % 2)
+            k = (step * LINE + lane % 4 * 2 + c // 2) * numbers
+            low = weight_at(weight, rest // tiles, s, row, k, H, transposed)
+            high = weight_at(weight, rest // tiles, s, row, k + 1, H, transposed) if numbers == 2 else low
             words[i] = word(part, low, high)
 
     return fragments
@@ -257,6 +258,6 @@ def make_fragments(precision: str):
 def lay_out(shape: Shape, weight, transposed: bool, empty):
     """The words of weight (E, slots H, H), each slot's or its transpose; `empty` makes arrays."""
     words = empty((len(weight), shape.warps, shape.steps, shape.words_a_step * WARP), np.dtype("int32"))
-    arguments = weight, int(transposed), shape.steps, shape.warps, words.reshape(-1)
+    arguments = weight, int(transposed), shape.steps, shape.tiles, shape.splits, words.reshape(-1)
     target.launch(make_fragments(shape.precision), -(-words.size // THREADS), THREADS, 0, *arguments)
     return words

@@ -1,10 +1,10 @@
 """The time loop of any cell on the GPU, forward and backward.
 
-A block is a work item of the CPU's loop: a member and a few rows of the batch, which it takes through all steps with no other block to
-wait for. Rows stand longest first. A step has two parts, with a barrier after each: the recurrent product, in which a thread computes
-one row of the weights times the operands of all the block's rows, so that a weight is read once for them; and the pointwise step, in
-which a thread computes one unit of one row. What goes from one to the other goes through shared memory. Where they fit, a thread keeps
-its row of the weights in registers through all steps (`resident_units`); elsewhere it reads them again at every step.
+Of any size, with any products. A block is a work item of the CPU's loop: a member and a few rows of the batch, which it takes through all
+steps with no other block to wait for. Rows stand longest first. A step has two parts, with a barrier after each: the recurrent product, in
+which a thread computes one row of the weights times the operands of all the block's rows, so that a weight is read once for them; and the
+pointwise step, in which a thread computes one unit of one row. What goes from one to the other goes through shared memory. Weights are read
+again at every step; where they fit the registers of a block, they stay there, see `resident`.
 
 A pre-activation is the CPU's chain of fused multiply-adds: bias, inputs, hidden units, in ascending order. In the way back the chain is
 one a slot, added in the order of the slots. What need not be in the loop, the products with the inputs and those of the parameters'
@@ -28,9 +28,7 @@ half = np.uint32  # of a row of an array: its product with a width is one instru
 
 ROWS = (4, 2, 1)  # of the batch, in a block,
 WIDE = 16  # and the bytes of a number of all of them at most: each takes registers
-RESIDENT = 128  # words of weights that a thread keeps in registers at most
-REGISTERS = 65536  # of a block, whose warps count by fours; a thread takes OTHERS of them for all else
-OTHERS = 88
+REGISTERS = 65536  # of a block, whose warps count by fours
 ROOM = SHARED - 2 * 8 * max(ROWS)  # bytes for numbers: rows and lengths are there, too
 
 
@@ -114,11 +112,8 @@ def shared_numbers(cell, H: int, rows: int) -> int:
 def block_rows(cell, H: int, itemsize: int) -> int:
     """How many rows a block takes; 0 where shared memory has no room for one.
 
-    Of the batch it knows nothing: kernels of other rows may be fused in another way by the compiler. Where weights are read at every step,
-    more rows cost little; where they stay in registers, there is nothing to share.
+    Of the batch it knows nothing: kernels of other rows may be fused in another way by the compiler. More rows cost little.
     """
-    if 1 in ROWS and resident_units(cell, H, 1, itemsize):
-        return 1
     fitting = [rows for rows in ROWS if rows * itemsize <= WIDE and shared_numbers(cell, H, rows) * itemsize <= ROOM]
     return max(fitting, default=0)
 
@@ -133,13 +128,6 @@ def block_threads(cell, H: int, rows: int) -> int:
     _, _, recurrent, modulated = layout(cell)
     most = THREADS if recurrent[1] == recurrent[0] or modulated[1] == modulated[0] else THREADS - 4 * WARP
     return min(most, -(-max(summed_slots(cell)[1], rows) * H // WARP) * WARP)
-
-
-def resident_units(cell, H: int, rows: int, itemsize: int) -> int:
-    """H, where the weights of the only recurrent product fit a block's registers, a row of them a thread; else 0."""
-    (_, _, recurrent, modulated), words, threads = layout(cell), H * itemsize // 4, block_threads(cell, H, rows)
-    alone = recurrent[1] > recurrent[0] and modulated[1] == modulated[0] and (recurrent[1] - recurrent[0]) * H <= threads
-    return H if alone and words <= RESIDENT and held_threads(threads) * (words + OTHERS) <= REGISTERS else 0
 
 
 def held_threads(threads: int) -> int:
@@ -173,12 +161,18 @@ def masked(h, mask, span, member, b, j):
 
 
 @pointwise
+def goal_place(batch, span, member, t, b, j):
+    """Where the goal of a unit at time t is; goal (E or 1, T, B, H)."""
+    e = member if batch.goal.shape[0] > span.T * span.B * span.H else 0
+    return u(((e * span.T + t) * span.B + b) * span.H + j)
+
+
+@pointwise
 def pulled(h, batch, span, member, t, b, j):
-    """h of step t as it goes on, (1 - alpha) h + alpha goal; goal (E or 1, T, B, H) and alpha (T,), or empty."""
+    """h of time t as it goes on, (1 - alpha) h + alpha goal; goal (E or 1, T, B, H) and alpha (T,), or empty."""
     if batch.alpha.shape[0] > 0:
-        e = member if batch.goal.shape[0] > span.T * span.B * span.H else 0
         keep = type(h)(1.0) - batch.alpha[u(t)]
-        return keep * h + batch.alpha[u(t)] * batch.goal[u(((e * span.T + t) * span.B + b) * span.H + j)]
+        return keep * h + batch.alpha[u(t)] * batch.goal[goal_place(batch, span, member, t, b, j)]
     return h
 
 

@@ -44,10 +44,10 @@ class Form(NamedTuple):
     multiply_add: Callable
 
 
-def _call(builder, result, arguments, text: str, constraints: str, attributes=()):
-    """One instruction, a function of its operands alone."""
+def _call(builder, result, arguments, text: str, constraints: str, attributes=(), side_effect: bool = False):
+    """One instruction, a function of its operands alone unless it has a side effect."""
     function = ir.FunctionType(result, [argument.type for argument in arguments])
-    return builder.call(ir.InlineAsm(function, text, constraints), arguments, attrs=attributes)
+    return builder.call(ir.InlineAsm(function, text, constraints, side_effect), arguments, attrs=attributes)
 
 
 def _unpacked(builder, value, n: int) -> list:
@@ -111,19 +111,91 @@ def as_number(typing_context, word):
 
 
 @intrinsic
-def four_words(typing_context, array, place):
-    """array[place : place + 4], one read of 16 bytes; `place` is a multiple of 4 and array begins at one of 16 bytes."""
+def as_word(typing_context, x):
+    """The bits of a float32."""
+    return signature(types.int32, types.float32), lambda context, builder, signature, args: builder.bitcast(args[0], HALF)
+
+
+# Where there are branches, the assembler parts what comes before from what comes after.
+
+
+def _address(context, builder, kind, array, place):
+    return builder.ptrtoint(builder.gep(context.make_array(kind)(context, builder, array).data, [place]), ir.IntType(64))
+
+
+def _kind(number) -> tuple[str, int]:
+    return ("f", 32) if number == types.float32 else ("d", 64)
+
+
+@intrinsic
+def put_if(typing_context, array, place, value, there):
+    """array[place] = value, if it is `there`, with no branch."""
 
     def codegen(context, builder, signature, args):
-        data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        pointer = builder.bitcast(builder.gep(data, [args[1]]), ir.VectorType(HALF, 4).as_pointer())
-        found = builder.load(pointer, align=16)
-        result = ir.Constant(context.get_value_type(signature.return_type), ir.Undefined)
-        for i in range(4):
-            result = builder.insert_value(result, builder.extract_element(found, ir.Constant(HALF, i)), i)
-        return result
+        kind, bits = _kind(array.dtype)
+        text = f"{{ .reg .pred p; setp.ne.u32 p, $2, 0; @p st.global.f{bits} [$0], $1; }}"
+        operands = [_address(context, builder, signature.args[0], *args[:2]), args[2], builder.zext(args[3], HALF)]
+        _call(builder, ir.VoidType(), operands, text, f"l,{kind},r", side_effect=True)
+        return context.get_dummy_value()
 
-    return signature(types.UniTuple(types.int32, 4), array, types.uint64), codegen
+    return signature(types.void, array, types.uint64, array.dtype, types.boolean), codegen
+
+
+def _get(context, builder, number, one, other, first, there):
+    """The number at address `one`, or at the `other`."""
+    kind, bits = _kind(number)
+    nothing = f"0{kind}{'0' * (bits // 4)}"
+    choice = "setp.ne.u32 p, $3, 0; selp.b64 a, $1, $2, p; setp.ne.u32 p, $4, 0;"
+    text = f"{{ .reg .pred p; .reg .b64 a; {choice} mov.f{bits} $0, {nothing}; @p ld.global.f{bits} $0, [a]; }}"
+    operands = [one, other, builder.zext(first, HALF), builder.zext(there, HALF)]
+    return _call(builder, context.get_value_type(number), operands, text, f"=&{kind},l,l,r,r")
+
+
+@intrinsic
+def get_if(typing_context, array, place, there):
+    """array[place], which no thread writes, if it is `there`, else 0, with no branch."""
+
+    def codegen(context, builder, signature, args):
+        address = _address(context, builder, signature.args[0], *args[:2])
+        return _get(context, builder, array.dtype, address, address, args[2], args[2])
+
+    return signature(array.dtype, array, types.uint64, types.boolean), codegen
+
+
+@intrinsic
+def get_either(typing_context, array, place, other, other_place, first, there):
+    """As `get_if`, of array[place] if it is the `first`, else of other[other_place]."""
+
+    def codegen(context, builder, signature, args):
+        one = _address(context, builder, signature.args[0], *args[:2])
+        another = _address(context, builder, signature.args[2], *args[2:4])
+        return _get(context, builder, array.dtype, one, another, *args[4:])
+
+    flag = types.boolean
+    return signature(array.dtype, array, types.uint64, other, types.uint64, flag, flag), codegen
+
+
+def _neighbours(n: int):
+    """An intrinsic that reads n words at once."""
+
+    @intrinsic
+    def neighbours(typing_context, array, place):
+        def codegen(context, builder, signature, args):
+            data = context.make_array(signature.args[0])(context, builder, args[0]).data
+            pointer = builder.bitcast(builder.gep(data, [args[1]]), ir.VectorType(HALF, n).as_pointer())
+            found = builder.load(pointer, align=4 * n)
+            result = ir.Constant(context.get_value_type(signature.return_type), ir.Undefined)
+            for i in range(n):
+                result = builder.insert_value(result, builder.extract_element(found, ir.Constant(HALF, i)), i)
+            return result
+
+        return signature(types.UniTuple(types.int32, n), array, types.uint64), codegen
+
+    return neighbours
+
+
+# array[place : place + n]; the array begins at a multiple of their bytes, and place is one of n
+two_words, four_words = _neighbours(2), _neighbours(4)
 
 
 @pointwise

@@ -9,16 +9,21 @@ from typing import NamedTuple
 from .._loop import layout
 from . import loop
 from .backward import make_backward
+from .chains import Chains
 from .forward import make_forward
-from .fragments import CELLS, ROOM, SLICE, Shape, lay_out
+from .fragments import Shape, lay_out
 from .mma import form
-from .mma_backward import make_mma_backward
-from .mma_forward import make_mma_forward
-from .target import WARP
+from .resident_backward import make_resident_backward
+from .resident_forward import make_resident_forward
+from .target import THREADS, WARP
 
-LANE = 74  # registers that a lane takes beside weights and the numbers of its units,
+SPLITS = (1, 2, 4)  # of k, in each of which a lane has one unit of one row
+WARPS = 32  # of a block at most
+LANE = 56  # registers that a lane takes beside weights and the numbers of its unit,
 SPLIT = 14  # more of them where operands are in two parts,
 AGAIN = 16  # and where some weights are read at every step
+CHAIN = {4: 40, 8: 74}  # as LANE, in exact arithmetic, by the bytes of a number
+RESIDENT = 128  # words of weights that a thread keeps there at most
 
 
 class Way(NamedTuple):
@@ -49,16 +54,39 @@ def plan(cell, H: int, dtype, precision: str) -> Plan:
     return _on_tensor_cores(cell, H, precision)
 
 
+def chains(cell, H: int, dtype) -> Chains | None:
+    """The exact product of a layer whose weights stay in registers; None where they do not fit."""
+    shape, words = Chains(dtype, H, _summed(cell)), dtype.itemsize // 4
+    if not shape.slots or layout(cell).modulated[1] or shape.threads > THREADS or H * words > RESIDENT:
+        return None
+    numbers = max(_numbers(cell)) + 2 * len(cell.parameters) + H
+    return shape if CHAIN[dtype.itemsize] + numbers * words <= shape.registers else None
+
+
+def _numbers(cell) -> tuple[int, int]:
+    """What a thread holds of its unit, in either way."""
+    G, S, K = len(cell.slots), len(cell.states), len(cell.saved)
+    return 2 * G + S + K + 1, 2 * G + 5 * S + 2 * K + 9
+
+
 def _exact(cell, H: int, dtype) -> Plan:
+    shape = chains(cell, H, dtype)
+    if shape:
+
+        def resident(make, operands, operand):
+            return Way(lambda: make(cell, shape, 1, shape.registers), shape.shared_bytes(operands), operand)
+
+        forward = resident(make_resident_forward, 1, k_first)
+        return Plan(1, shape.threads, forward, resident(make_resident_backward, shape.slots, as_it_is))
     rows = loop.block_rows(cell, H, dtype.itemsize)
     if not rows:
         most = loop.largest_hidden_size(cell, dtype.itemsize)
         raise ValueError(f"hidden_size: at most {most} units of a {cell.name!r} layer in {dtype} are required with device='cuda'; got {H}")
-    threads, units = loop.block_threads(cell, H, rows), loop.resident_units(cell, H, rows, dtype.itemsize)
+    threads = loop.block_threads(cell, H, rows)
     registers, shared = loop.REGISTERS // loop.held_threads(threads), loop.shared_numbers(cell, H, rows) * dtype.itemsize
 
     def way(make, operand):
-        return Way(lambda: make(cell, dtype, rows, units, registers), shared, operand)
+        return Way(lambda: make(cell, dtype, rows, registers), shared, operand)
 
     return Plan(rows, threads, way(make_forward, k_first), way(make_backward, as_it_is))
 
@@ -85,16 +113,21 @@ def _on_tensor_cores(cell, H: int, precision: str) -> Plan:
             "Use precision='exact'"
         )
     forth, back = both
-    places = 2 if 2 * back.operand_bytes(slots) <= ROOM else 1
+    ways = places(forth, 1), places(back, slots)
 
-    def operand(shape, transposed):
-        return lambda weight, empty: lay_out(shape, weight, transposed, empty)
+    def way(make, shape, places, operands, sums, transposed):
+        shared = shape.shared_bytes(operands, sums, places)
+        return Way(
+            lambda: make(cell, shape, places, shape.registers), shared, lambda weight, empty: lay_out(shape, weight, transposed, empty)
+        )
 
-    return Plan(
-        SLICE, forth.warps * WARP,
-        Way(lambda: make_mma_forward(cell, forth, forth.registers), 2 * forth.operand_bytes(1), operand(forth, False)),
-        Way(lambda: make_mma_backward(cell, back, places, back.registers), places * back.operand_bytes(slots), operand(back, True)),
-    )  # fmt: skip
+    forward = way(make_resident_forward, forth, ways[0], 1, slots, False)
+    return Plan(forth.rows, forth.warps * WARP, forward, way(make_resident_backward, back, ways[1], slots, 1, True))
+
+
+def places(shape: Shape, operands: int) -> int:
+    """How many operands of so many slots are in shared memory: with two, a barrier less is needed, but where parts of k have one."""
+    return 2 if shape.splits == 1 and shape.shared_bytes(operands, 1, 2) <= shape.room else 1
 
 
 def _summed(cell) -> int:
@@ -104,14 +137,20 @@ def _summed(cell) -> int:
 
 
 def shapes(cell, H: int, precision: str) -> tuple[Shape, Shape] | None:
-    """Of the products of both ways, with as many weights in registers as there is room for; None where something has no room."""
-    G, S, P, K, slots = len(cell.slots), len(cell.states), len(cell.parameters), len(cell.saved), _summed(cell)
-    found, lane = [], LANE + SPLIT * (form(precision).parts - 1)
-    for numbers, operands in ((2 * G + S, 2), (G + 3 * S + K + 1 + slots, slots)):  # that a lane holds of its unit in each row
-        shape = Shape(precision, H, slots, 0)
-        left = shape.registers - lane - 4 * slots - CELLS * (numbers + 2 * P)
+    """Of the products of both ways, in as many parts as keep the most weights in registers; None where something has no room."""
+    found = [both for splits in SPLITS if (both := _shapes(cell, H, precision, splits))]
+    return max(found, key=lambda both: sum(shape.held / shape.steps for shape in both), default=None)  # of equals the first
+
+
+def _shapes(cell, H: int, precision: str, splits: int) -> tuple[Shape, Shape] | None:
+    P, slots, found, lane = len(cell.parameters), _summed(cell), [], LANE + SPLIT * (form(precision).parts - 1)
+    for numbers, operands, sums in zip(_numbers(cell), (1, slots), (slots, 1)):
+        shape = Shape(precision, H, slots, splits, 0)
+        if shape.warps > WARPS:
+            return None
+        left = shape.registers - lane - 4 * slots - numbers - 2 * P
         held = shape.steps if shape.steps * shape.words_a_step <= left else (left - AGAIN) // shape.words_a_step
-        if held < 0 or shape.operand_bytes(operands) > ROOM:
+        if held < 0 or shape.shared_bytes(operands, sums, 1) > shape.room:
             return None
         found.append(shape._replace(held=held))
     return tuple(found)

@@ -1,6 +1,6 @@
 """What a thread does for one unit of one row at one step: everything but the product, for any cell; see `loop`.
 
-The numbers of a unit are a column of local arrays, (slots, columns) of pre-activations, (states, columns), and so on.
+The numbers of a unit are columns of one number: (slots, 1) of pre-activations, (states, 1), and so on.
 """
 
 from functools import cache
@@ -11,35 +11,54 @@ from numba import cuda
 
 from ..._jit import pointwise
 from .._take import PUT, TAKE
-from .loop import half, masked, pulled, time_of, u
+from .loop import goal_place, half, pulled, time_of, u
+from .mma import get_either, get_if, put_if
 from .target import number
 
 
 class Unit(NamedTuple):
-    """Unit j of row b of a member, a sequence of `length` steps; its numbers are in column q."""
+    """Unit j of row b of a member, a sequence of `length` steps."""
 
     member: int
     b: int
     length: int
     j: int
-    q: int
 
 
 class Rows(NamedTuple):
-    """Where a step of a sequence is, as a row of arrays (rows, width): y; the tape; and what has the steps of the launch alone."""
+    """Where a step of a sequence is, as a row of arrays (rows, width): y; tape; what is shown; what has the steps of the launch alone."""
 
     y: int
     tape: int
+    shown: int
     own: int
 
 
+class Left(NamedTuple):
+    """What forward leaves of a step, beside pre-activations and states: what the cell saved (K, 1), and h (1, 1) before any pull."""
+
+    saved: np.ndarray
+    h: np.ndarray
+
+
 class Seen(NamedTuple):
-    """What backward reads of a step: what the cell saved (K, columns), the states before and after (S, columns), dL/dy (1, columns)."""
+    """What backward reads of a step: what the cell saved (K, 1), the states before and after (S, 1), dL/dy (1, 1).
+
+    And what pulled (3, 1): alpha of the step and of the one before, and that one's goal.
+    """
 
     saved: np.ndarray
     old: np.ndarray
     new: np.ndarray
     dy: np.ndarray
+    pull: np.ndarray
+
+
+class Forward(NamedTuple):
+    """The pieces of a step."""
+
+    advance: object
+    keep: object
 
 
 class Backward(NamedTuple):
@@ -48,6 +67,8 @@ class Backward(NamedTuple):
     look: object
     retreat: object
     clip: object
+    count: object
+    hold: object
     write: object
 
 
@@ -60,14 +81,15 @@ def row_of(n, unit, steps, begin, B):
 @pointwise
 def rows_of(n, unit, span):
     y, B = row_of(time_of(n, unit.length, span.reverse), unit, span.T, 0, span.B), span.B
-    return Rows(y, row_of(n, unit, span.tape, span.offset, B), row_of(n, unit, span.end - span.begin, span.begin, B))
+    tape, shown = row_of(n, unit, span.tape, span.offset, B), row_of(n, unit, span.shown, span.offset, B)
+    return Rows(y, tape, shown, row_of(n, unit, span.end - span.begin, span.begin, B))
 
 
 @pointwise
 def moved(rows, steps, span):
     """The rows of a later step, or an earlier one."""
-    y = -steps if span.reverse else steps
-    return Rows(half(rows.y + y * span.B), half(rows.tape + steps * span.B), half(rows.own + steps * span.B))
+    y, own = -steps if span.reverse else steps, steps * span.B
+    return Rows(half(rows.y + y * span.B), half(rows.tape + own), half(rows.shown + own), half(rows.own + own))
 
 
 @pointwise
@@ -95,121 +117,124 @@ def make_unit_parameters(cell):
 
 
 @cache
-def make_advance(cell, dtype):
-    """The function that takes a unit by a step."""
+def make_advance(cell, dtype) -> Forward:
+    """The functions that take a unit by a step: pre-activations a (G, 1), states s (S, 1)."""
     step, real = cell.step, number(dtype)
     G, S, P, K = len(cell.slots), len(cell.states), len(cell.parameters), len(cell.saved)
     take_gates, take_states, take_unit, put_states, put_saved = TAKE[G], TAKE[S], TAKE[P], PUT[S], PUT[K]
-    unit_parameters, max_of_p, max_of_k = make_unit_parameters(cell), P or 1, K or 1  # an array of nothing cannot be had
+    unit_parameters, max_of_p = make_unit_parameters(cell), P or 1  # an array of nothing cannot be had
 
     @pointwise
-    def keep(n, unit, rows, a, s, saved, run):
-        """What step n leaves in y and on the tape."""
-        span, H, q = run.span, run.span.H, unit.q
-        run.trace.y[place_in_y(rows.y, unit, span)] = s[0, q]
-        if span.tape > 0:
-            for i in range(1, S):
-                run.trace.others[place_in(rows.tape, (S - 1) * H, (i - 1) * H + unit.j)] = s[i, q]
-            for i in range(K):
-                run.trace.saved[place_in(rows.tape, K * H, i * H + unit.j)] = saved[i, 0]
-        if span.shown > 0:
-            row = row_of(n, unit, span.shown, span.offset, span.B)
-            for g in range(G):
-                run.trace.preactivations[place_in(row, G * H, g * H + unit.j)] = a[g, q]
-
-    @pointwise
-    def advance(n, unit, rows, a, s, run):
+    def advance(n, unit, a, s, left, run):
         """A unit by step n: its states s, from its pre-activations a."""
-        p, kept = cuda.local.array((max_of_p, 1), real), cuda.local.array((max_of_k, 1), real)
+        p = cuda.local.array((max_of_p, 1), real)
         unit_parameters(unit, p, run)
-        states, saved = step(take_gates(a, unit.q), take_states(s, unit.q), take_unit(p, 0))
-        put_states(s, unit.q, states)
-        put_saved(kept, 0, saved)
-        keep(n, unit, rows, a, s, kept, run)
+        states, saved = step(take_gates(a, 0), take_states(s, 0), take_unit(p, 0))
+        put_states(s, 0, states)
+        put_saved(left.saved, 0, saved)
+        left.h[0, 0] = s[0, 0]
         t = time_of(n, unit.length, run.span.reverse)
-        s[0, unit.q] = pulled(s[0, unit.q], run.batch, run.span, unit.member, t, unit.b, unit.j)
+        s[0, 0] = pulled(s[0, 0], run.batch, run.span, unit.member, t, unit.b, unit.j)
 
-    return advance
+    @pointwise
+    def keep(unit, rows, a, s, left, run, there):
+        """Write what a step leaves in y and on the tape, if it is `there`."""
+        span, H, tape = run.span, run.span.H, there & (run.span.tape > 0)
+        put_if(run.trace.y, place_in_y(rows.y, unit, span), left.h[0, 0], there)
+        for i in range(1, S):
+            put_if(run.trace.others, place_in(rows.tape, (S - 1) * H, (i - 1) * H + unit.j), s[i, 0], tape)
+        for i in range(K):
+            put_if(run.trace.saved, place_in(rows.tape, K * H, i * H + unit.j), left.saved[i, 0], tape)
+        shown = there & (span.shown > 0)
+        for g in range(G):
+            put_if(run.trace.preactivations, place_in(rows.shown, G * H, g * H + unit.j), a[g, 0], shown)
+
+    return Forward(advance, keep)
 
 
 @cache
 def make_retreat(cell, dtype) -> Backward:
-    """The functions that take a unit back by a step; da (G, columns), ds (S, columns)."""
-    step_backward, real, modulated = cell.step_backward, number(dtype), any(slot.modulated for slot in cell.slots)
+    """The functions that take a unit back by a step; da (G, 1), ds (S, 1)."""
+    step_backward, real = cell.step_backward, number(dtype)
     G, S, P, K = len(cell.slots), len(cell.states), len(cell.parameters), len(cell.saved)
     take_states, take_saved, take_unit, put_gates, put_states, put_unit = TAKE[S], TAKE[K], TAKE[P], PUT[G], PUT[S], PUT[P]
     unit_parameters, max_of_p = make_unit_parameters(cell), P or 1
 
     @pointwise
-    def look(n, unit, rows, seen, run, start, flow):
-        """Read what step n has left, and the state before it, which at the tape's first step is `start`."""
-        span, H, q, trace = run.span, run.span.H, unit.q, run.trace
+    def look(n, unit, rows, seen, run, start, flow, there):
+        """Read what step n has left, if it is `there`, and the state before it, which at the tape's first step is `start`."""
+        span, H, trace, batch, inner = run.span, run.span.H, run.trace, run.batch, n > run.span.offset
+        before, first, alpha = moved(rows, -1, span), (unit.member * S * span.B + unit.b) * H + unit.j, there & (batch.alpha.shape[0] > 0)
         for i in range(K):
-            seen.saved[i, q] = trace.saved[place_in(rows.tape, K * H, i * H + unit.j)]
-        seen.new[0, q] = trace.y[place_in_y(rows.y, unit, span)]
+            seen.saved[i, 0] = get_if(trace.saved, place_in(rows.tape, K * H, i * H + unit.j), there)
+        seen.new[0, 0] = get_if(trace.y, place_in_y(rows.y, unit, span), there)
+        seen.old[0, 0] = get_either(trace.y, place_in_y(before.y, unit, span), start, u(first), inner, there)
         for i in range(1, S):
-            seen.new[i, q] = trace.others[place_in(rows.tape, (S - 1) * H, (i - 1) * H + unit.j)]
-        if n > span.offset:
-            before, behind = moved(rows, -1, span), time_of(n - 1, unit.length, span.reverse)
-            h = trace.y[place_in_y(before.y, unit, span)]
-            seen.old[0, q] = pulled(h, run.batch, span, unit.member, behind, unit.b, unit.j)
-            for i in range(1, S):
-                seen.old[i, q] = trace.others[place_in(before.tape, (S - 1) * H, (i - 1) * H + unit.j)]
-        else:
-            for i in range(S):
-                seen.old[i, q] = start[u(((unit.member * S + i) * span.B + unit.b) * H + unit.j)]
-        seen.dy[0, q] = flow.dy[place_in_y(rows.y, unit, span)] if flow.dy.shape[0] > 0 else real(0.0)
+            seen.new[i, 0] = get_if(trace.others, place_in(rows.tape, (S - 1) * H, (i - 1) * H + unit.j), there)
+            old = place_in(before.tape, (S - 1) * H, (i - 1) * H + unit.j)
+            seen.old[i, 0] = get_either(trace.others, old, start, u(first + i * span.B * H), inner, there)
+        seen.dy[0, 0] = get_if(flow.dy, place_in_y(rows.y, unit, span), there & (flow.dy.shape[0] > 0))
+        seen.pull[0, 0] = get_if(batch.alpha, u(time_of(n, unit.length, span.reverse)), alpha)
+        t = time_of(n - 1, unit.length, span.reverse)
+        seen.pull[1, 0] = get_if(batch.alpha, u(t), alpha & inner)
+        seen.pull[2, 0] = get_if(batch.goal, goal_place(batch, span, unit.member, t, unit.b, unit.j), alpha & inner)
 
     @pointwise
-    def complete(n, unit, seen, ds, run, flow):
-        """Make ds, which has come back through the steps behind, all of dL/dstate after step n."""
-        span, q, alpha = run.span, unit.q, run.batch.alpha
-        if alpha.shape[0] > 0:
-            ds[0, q] = (real(1.0) - alpha[u(time_of(n, unit.length, span.reverse))]) * ds[0, q]
-        ds[0, q] += seen.dy[0, q]
-        if span.shown > 0:
-            row = row_of(n, unit, span.shown, span.offset, span.B)
-            for i in range(S):
-                flow.dstates[place_in(row, S * span.H, i * span.H + unit.j)] = ds[i, q]
+    def complete(rows, unit, seen, ds, run, flow):
+        """Make ds, which has come back through the steps behind, all of dL/dstate after a step."""
+        span = run.span
+        ds[0, 0] = (real(1.0) - seen.pull[0, 0]) * ds[0, 0] + seen.dy[0, 0]
+        for i in range(S):
+            put_if(flow.dstates, place_in(rows.shown, S * span.H, i * span.H + unit.j), ds[i, 0], span.shown > 0)
 
     @pointwise
-    def retreat(n, unit, rows, seen, ds, da, run, flow, back):
-        """A unit by step n: da, the gradients of its pre-activations, and ds, of its states but for the product."""
-        span, q, p, dp = run.span, unit.q, cuda.local.array((max_of_p, 1), real), cuda.local.array((max_of_p, 1), real)
-        complete(n, unit, seen, ds, run, flow)
+    def retreat(unit, rows, seen, ds, da, run, flow, back):
+        """A unit by a step: da, the gradients of its pre-activations, and ds, of its states but for the product."""
+        span, p, dp = run.span, cuda.local.array((max_of_p, 1), real), cuda.local.array((max_of_p, 1), real)
+        complete(rows, unit, seen, ds, run, flow)
         unit_parameters(unit, p, run)
+        seen.old[0, 0] = (real(1.0) - seen.pull[1, 0]) * seen.old[0, 0] + seen.pull[1, 0] * seen.pull[2, 0]
         gates, states, units = step_backward(
-            take_saved(seen.saved, q), take_states(seen.old, q), take_states(seen.new, q), take_unit(p, 0), take_states(ds, q)
+            take_saved(seen.saved, 0), take_states(seen.old, 0), take_states(seen.new, 0), take_unit(p, 0), take_states(ds, 0)
         )
-        put_gates(da, q, gates)
-        put_states(ds, q, states)
+        put_gates(da, 0, gates)
+        put_states(ds, 0, states)
         put_unit(dp, 0, units)
         for i in range(P):
             back.dunit[place_in(rows.own, P * span.H, i * span.H + unit.j)] = dp[i, 0]
-        h = seen.old[0, q]
-        back.held[place_in(rows.own, span.H, unit.j)] = h if modulated else masked(h, run.batch.mask, span, unit.member, unit.b, unit.j)
 
     @pointwise
-    def clip(da, q, limit, cut):
-        """da to at most `limit`; in `cut`, what that did."""
+    def clip(da, whole, limit):
+        """da to at most `limit`; in `whole`, what it was."""
+        for g in range(G):
+            whole[g, 0] = da[g, 0]
+            da[g, 0] = limit if da[g, 0] > limit else da[g, 0]
+            da[g, 0] = -limit if da[g, 0] < -limit else da[g, 0]
+
+    @pointwise
+    def count(whole, limit, cut):
+        """In `cut`, what clipping did."""
         if limit < real(np.inf):
             for g in range(G):
-                size = abs(da[g, q])
+                size = abs(whole[g, 0])
                 cut[2] += size
                 if size > limit:
                     cut[0] += real(1.0)
                     cut[1] += size - limit
-                    da[g, q] = limit if da[g, q] > real(0.0) else -limit
 
     @pointwise
-    def write(n, unit, rows, da, run, flow, back):
-        """The gradients of a unit's pre-activations."""
+    def hold(unit, rows, operand, run, back, there):
+        """Write the operand of a step's product, if the step is `there`."""
+        put_if(back.held, place_in(rows.own, run.span.H, unit.j), operand, there)
+
+    @pointwise
+    def write(unit, rows, da, run, flow, back, there):
+        """Write the gradients of a unit's pre-activations, if the step is `there`."""
         span, H = run.span, run.span.H
         for g in range(G):
-            back.dz[place_in(rows.own, G * H, g * H + unit.j)] = da[g, unit.q]
-        if span.shown > 0:
-            shown = row_of(n, unit, span.shown, span.offset, span.B)
-            for g in range(G):
-                flow.dpreactivations[place_in(shown, G * H, g * H + unit.j)] = da[g, unit.q]
+            put_if(back.dz, place_in(rows.own, G * H, g * H + unit.j), da[g, 0], there)
+        shown = there & (span.shown > 0)
+        for g in range(G):
+            put_if(flow.dpreactivations, place_in(rows.shown, G * H, g * H + unit.j), da[g, 0], shown)
 
-    return Backward(look, retreat, clip, write)
+    return Backward(look, retreat, clip, count, hold, write)

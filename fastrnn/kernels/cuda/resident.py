@@ -1,0 +1,117 @@
+"""Where a time loop has one product, with h: a unit of a row stays in the registers of a thread through all steps, as weights do.
+
+What differs is how the product is computed, in pieces that both loops use (`resident_forward`, `resident_backward`): exactly, by `chains`,
+or on tensor cores, by `fragments`. A thread of a block has a unit of a row or none, and some of the sums, of its own unit or of others.
+"""
+
+from typing import NamedTuple
+
+from numba import cuda
+
+from ..._jit import pointwise
+from .loop import Run, Span, u
+from .steps import Unit
+
+
+class Place(NamedTuple):
+    """Where a thread stands: its unit, from H on none, and row of the block; and of the product what is its own business.
+
+    On tensor cores its tile, part of k and lane, and which of the four sums of a tile are its unit's; in chains its sum.
+    """
+
+    unit: int
+    row: int
+    own: int
+    tile: int
+    split: int
+    lane: int
+
+
+class Product(NamedTuple):
+    """How a block computes a product.
+
+    Attributes
+    ----------
+    words, word : int, numba type
+        What an operand takes of shared memory, in numbers of that type.
+    weights, sums : int, tuple of int
+        How many words of weights a thread holds, and the shape of its sums.
+    meets : bool
+        Whether `collect` has a barrier.
+    stand : callable
+        ``stand()``: a thread's `Place`.
+    clear : callable
+        ``clear(memory)``: what nobody writes of shared memory; all threads wait for each other.
+    hold : callable
+        ``hold(w, weights, member, place)``: fill w (weights,).
+    give : callable
+        ``give(slot, x, memory, base, place)``: the number x of a thread's unit to all, for `slot` of the operand that begins at `base`.
+    begin : callable
+        ``begin(acc, start, first, place)``: empty sums, or those that begin with start[first:] (slots, 1) of the thread's unit.
+    multiply : callable
+        ``multiply(acc, w, weights, member, memory, base, place)``: acc += the weights times the operand that begins at `base`.
+    collect : callable
+        ``collect(total, first, acc, memory, place)``: total[first:] (., 1), which was `start`, with the sums of the thread's unit.
+    """
+
+    words: int
+    word: object
+    weights: int
+    sums: tuple[int, int]
+    meets: bool
+    stand: object
+    clear: object
+    hold: object
+    give: object
+    begin: object
+    multiply: object
+    collect: object
+
+
+@pointwise
+def find(place, block, H):
+    """A thread's unit. One that there is not has no steps, and so has one of a row that the batch has not."""
+    r = u(place.row)
+    return Unit(block.member, block.b[r], block.length[r] if place.unit < H else 0, place.unit)
+
+
+@pointwise
+def is_there(unit, place, span, rows):
+    """Whether there is such a unit, of a row that the batch has: behind its last one, a block has that again."""
+    behind = span.B - cuda.blockIdx.x % ((span.B + rows - 1) // rows) * rows
+    return unit.j < span.H and place.row < behind
+
+
+@pointwise
+def load(states, s, unit, there, S, span):
+    """s (S, 1): the states (E, S, B, H) of a thread's unit, 0 where there is none."""
+    for i in range(S):
+        s[i, 0] = states[u(((unit.member * S + i) * span.B + unit.b) * span.H + unit.j)] if there else states.dtype.type(0.0)
+
+
+@pointwise
+def store(states, s, unit, there, S, span):
+    """The reverse of `load`."""
+    if there:
+        for i in range(S):
+            states[u(((unit.member * S + i) * span.B + unit.b) * span.H + unit.j)] = s[i, 0]
+
+
+@pointwise
+def share_of(unit, there, run, one):
+    """What recurrent dropout makes of h of a thread's unit: its mask, `one` where there is no mask, and 0 where there is no unit."""
+    span, mask = run.span, run.batch.mask
+    if not there:
+        return one - one
+    if mask.shape[0] == 0:
+        return one
+    e = unit.member if mask.shape[0] > span.B * span.H else 0
+    return mask[u((e * span.B + unit.b) * span.H + unit.j)]
+
+
+@pointwise
+def sized(run, H):
+    """`run` with its number of units, which is a constant here: what is multiplied by it is shifted, or counted ahead."""
+    s = run.span
+    span = Span(s.begin, s.end, s.offset, s.reverse, s.T, s.B, H, s.width, s.column, s.tape, s.shown)
+    return Run(span, run.batch, run.weights, run.trace)

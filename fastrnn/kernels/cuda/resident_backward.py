@@ -1,0 +1,94 @@
+"""The time loop backward of a cell whose only product is that with h, exactly or on tensor cores; see `resident`."""
+
+from functools import cache
+
+from numba import cuda, int64
+
+from ..._jit import pointwise
+from .._loop import layout
+from .loop import Block, find_rows, u
+from .resident import find, is_there, load, share_of, sized, store
+from .steps import Seen, make_retreat, moved, rows_of
+from .target import kernel_within, number
+
+
+@cache
+def make_resident_backward(cell, shape, places: int, registers: int):
+    """The backward kernel, with the arguments of `backward.make_backward`'s; `shape`, of `chains` or `fragments`, makes the product.
+
+    A chain of sums a slot, added in the order of slots. Operands take turns in two places, or have one, where there is a barrier more.
+    What a step has left is read two steps ahead, and what this way leaves is written, both while the product is computed.
+    """
+    G, S, K, R, H, rows, real = len(cell.slots), len(cell.states), len(cell.saved), shape.slots, shape.H, shape.rows, number(shape.dtype)
+    words, word, room, sums, meets, stand, clear, hold, give, begin, multiply, collect = shape.product(R, places)
+    (first, _), max_of_k, room = layout(cell).recurrent, K or 1, room or 1
+    look, retreat, clip, count, hold_operand, write = make_retreat(cell, shape.dtype)
+
+    @pointwise
+    def take(seen, ahead):
+        for i in range(K):
+            seen.saved[i, 0] = ahead.saved[i, 0]
+        for i in range(S):
+            seen.old[i, 0], seen.new[i, 0] = ahead.old[i, 0], ahead.new[i, 0]
+        seen.dy[0, 0] = ahead.dy[0, 0]
+        for i in range(3):
+            seen.pull[i, 0] = ahead.pull[i, 0]
+
+    @kernel_within(registers)
+    def backward(run, start, flow, dstate, limit, back):
+        memory, b, length = cuda.shared.array(0, word), cuda.shared.array(rows, int64), cuda.shared.array(rows, int64)
+        w, acc, none = cuda.local.array(room, word), cuda.local.array(sums, real), cuda.local.array((R, 1), real)
+        ds, da, whole = cuda.local.array((S, 1), real), cuda.local.array((G, 1), real), cuda.local.array((G, 1), real)
+        old, new, dy = cuda.local.array((S, 1), real), cuda.local.array((S, 1), real), cuda.local.array((1, 1), real)
+        seen = Seen(cuda.local.array((max_of_k, 1), real), old, new, dy, cuda.local.array((3, 1), real))
+        old, new, dy = cuda.local.array((S, 1), real), cuda.local.array((S, 1), real), cuda.local.array((1, 1), real)
+        ahead = Seen(cuda.local.array((max_of_k, 1), real), old, new, dy, cuda.local.array((3, 1), real))
+        got, cut = cuda.local.array((1, 1), real), cuda.local.array(3, real)
+        run, place, slices = sized(run, H), stand(), (run.span.B + rows - 1) // rows
+        span, weights = run.span, run.weights.recurrent
+        clear(memory)
+        find_rows(rows, run.batch, slices, span.B, b, length)
+        block = Block(cuda.blockIdx.x // slices, b, length, memory)
+        unit = find(place, block, H)
+        there = is_there(unit, place, span, rows)
+        hold(w, weights, block.member, place)
+        for s in range(R):
+            none[s, 0] = real(0.0)
+        for i in range(3):
+            cut[i] = real(0.0)
+        load(dstate, ds, unit, there, S, span)
+        share, last, here = share_of(unit, there, run, real(1.0)), (length[0] if length[0] < span.end else span.end) - 1, 0
+        at = rows_of(last, unit, span)
+        look(last, unit, at, seen, run, start, flow, (span.begin <= last) & (last < unit.length))
+        before = moved(at, -1, span)
+        look(last - 1, unit, before, ahead, run, start, flow, (span.begin < last) & (last <= unit.length))
+        for n in range(last, span.begin - 1, -1):
+            moves = n < unit.length
+            for g in range(G):
+                da[g, 0] = real(0.0)
+            if moves:
+                retreat(unit, at, seen, ds, da, run, flow, back)
+            clip(da, whole, limit)
+            for s in range(R):
+                give(s, da[first + s, 0], memory, here, place)
+            begin(acc, none, 0, place)
+            cuda.syncthreads()
+            multiply(acc, w, weights, block.member, memory, here, place)
+            hold_operand(unit, at, seen.old[0, 0] * share, run, back, moves)
+            write(unit, at, da, run, flow, back, moves)
+            take(seen, ahead)
+            at, before = before, moved(before, -1, span)
+            look(n - 2, unit, before, ahead, run, start, flow, (span.begin < n - 1) & (n - 2 < unit.length))
+            got[0, 0] = real(0.0)
+            collect(got, 0, acc, memory, place)
+            ds[0, 0] += got[0, 0] * share
+            count(whole, limit, cut)
+            if places == 2:
+                here = words - here
+            elif not meets:
+                cuda.syncthreads()
+        store(dstate, ds, unit, there, S, span)
+        for i in range(3):
+            back.cut[u((cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x) * 3 + i)] = cut[i]
+
+    return backward
