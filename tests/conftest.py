@@ -30,6 +30,7 @@ def gpu(monkeypatch):
 
     monkeypatch.setattr(target, "require", lambda precision: None)
     monkeypatch.setattr(target, "arrays", Arrays)
+    monkeypatch.setattr(target, "capability", lambda: (9, 0))
     monkeypatch.setattr(target, "launch", launch)
     monkeypatch.setattr(target, "free_memory", lambda: 10**8)
     monkeypatch.setattr(product, "SIDE", 4)  # small squares and blocks, for small matrices

@@ -5,7 +5,9 @@ order of their numbers or a random one. What a GPU would do silently is an error
 
 - an index outside an array, negative ones included;
 - a read of shared memory that nobody has written;
-- a race: two accesses to one place by two threads, one of them a write, with no barrier between;
+- a race: two accesses to one place by two threads, one of them a write, with no barrier between, of the block, or where they are in two
+  blocks of a cluster, of the cluster; blocks of no cluster have no barrier in common;
+- a write to the shared memory of a block that has ended;
 - a barrier that some threads of a block wait at while others wait at another one, or have ended; and for a warp's threads, what they do
   together: shuffles and products on tensor cores.
 
@@ -19,7 +21,7 @@ import numpy as np
 from greenlet import getcurrent, greenlet
 
 import fastrnn._math
-from fastrnn.kernels.cuda import mma
+from fastrnn.kernels.cuda import cluster, mma
 
 ORDERS = ("fifo", "random")
 MANY = -1  # threads
@@ -61,7 +63,7 @@ class Memory:
     def __init__(self, numbers: np.ndarray, name: str, written: bool):
         self.numbers, self.name = numbers, name
         self.written = None if written else np.zeros(numbers.size, bool)
-        self.reads, self.writes = {}, {}  # place -> {block: (epoch, thread)}
+        self.reads, self.writes = {}, {}  # place -> {block: (epoch, thread, epoch of the cluster)}
 
     def read(self, place: int):
         thread = getcurrent()
@@ -84,13 +86,16 @@ class Memory:
     def _note(place, log, thread):
         before = log.setdefault(place, {}).get(thread.block.number)
         many = before is not None and before[0] == thread.block.epoch and before[1] != thread.number
-        log[place][thread.block.number] = (thread.block.epoch, MANY if many else thread.number)
+        log[place][thread.block.number] = (thread.block.epoch, MANY if many else thread.number, thread.block.cluster.epoch)
 
     def _meet(self, place, log, does, did):
         thread = getcurrent()
-        for block, (epoch, other) in log.get(place, {}).items():
-            same_block = block == thread.block.number
-            if not same_block or (epoch == thread.block.epoch and other != thread.number):
+        for block, (epoch, other, met) in log.get(place, {}).items():
+            if block == thread.block.number:
+                apart = epoch != thread.block.epoch or other == thread.number
+            else:
+                apart = self.written is not None and met != thread.block.cluster.epoch
+            if not apart:
                 who = "several threads" if other == MANY else f"thread {other}"
                 raise Race(f"{thread.title} {does} {self.name}[{place}], {did} by {who} of block {block} with no barrier between")
 
@@ -163,12 +168,38 @@ class _Own:
 def _shared_array(shape, dtype):
     block, frame = getcurrent().block, sys._getframe(1)
     if shape == 0:
-        key, size = "dynamic", block.dynamic_bytes // np.dtype(str(dtype)).itemsize
-    else:
-        key, size = (frame.f_code, frame.f_lasti), shape
+        return _shared_of(block, "dynamic", block.dynamic_bytes // np.dtype(str(dtype)).itemsize, dtype)
+    return _shared_of(block, (frame.f_code, frame.f_lasti), shape, dtype)
+
+
+def _shared_of(block, key, shape, dtype):
     if key not in block.shared:
-        block.shared[key] = Watched.of(poisoned(size, dtype), "shared memory", written=False)
+        block.shared[key] = Watched.of(poisoned(shape, dtype), "shared memory", written=False)
     return block.shared[key]
+
+
+def _put_in(array, place, rank, word):
+    """Into the array that stands in another block of the cluster where `array` does in this one."""
+    block = getcurrent().block
+    other = block.cluster.blocks[int(rank)]
+    if all(thread.dead for thread in other.members):
+        raise SimulationError(f"{block.title} writes into the shared memory of {other.title}, which has ended")
+    key = next(key for key, found in block.shared.items() if found.memory is array.memory)
+    _shared_of(other, key, array.shape, array.dtype)[place] = word
+
+
+def _meet():
+    """A barrier of the cluster, which is one of its blocks, too."""
+    thread = getcurrent()
+    met = thread.block.cluster
+    met.waiting.append(thread)
+    if len(met.waiting) == sum(block.threads for block in met.blocks):
+        met.epoch += 1
+        for block in met.blocks:
+            block.epoch += 1
+        thread.block.launch.ready += met.waiting
+        met.waiting = []
+    thread.block.launch.scheduler.switch()
 
 
 def _local_array(shape, dtype):
@@ -294,6 +325,8 @@ TWINS = {
     mma.put_if: _put_if,
     mma.get_if: _get_if,
     mma.get_either: lambda a, i, b, j, first, there: _get_if(a, i, there) if first else _get_if(b, j, there),
+    cluster.put_in: _put_in,
+    cluster.meet: _meet,
     mma.two_words: _neighbours(2),
     mma.four_words: _neighbours(4),
 }
@@ -349,19 +382,23 @@ def _run_quietly(function, arguments):
 
 
 class _Launch:
-    def __init__(self, function, grid, threads, dynamic_bytes, arguments, order, seed):
+    def __init__(self, function, grid, threads, dynamic_bytes, arguments, order, seed, blocks):
         self.order, self.random, self.ready = order, np.random.default_rng(seed), []
         self.scheduler = greenlet(self._run)
         self.blocks = []
         grid, size = Dim3(grid), Dim3(threads)
         for number, block_place in enumerate(grid.places()):
             block = SimpleNamespace(number=number, title=f"block {number}", threads=size.x * size.y * size.z, epoch=0, waiting=[])
-            block.shared, block.warps, block.dynamic_bytes, block.launch = {}, {}, dynamic_bytes, self
+            block.shared, block.warps, block.dynamic_bytes, block.launch, block.members = {}, {}, dynamic_bytes, self, []
+            first = number % blocks == 0
+            block.cluster = SimpleNamespace(blocks=[], epoch=0, waiting=[]) if first else self.blocks[-1].cluster
+            block.cluster.blocks.append(block)
             self.blocks.append(block)
             for k, place in enumerate(size.places()):
                 thread = _Thread(lambda: _run_quietly(function, arguments), self.scheduler)
                 thread.block, thread.number, thread.place, thread.block_place = block, k, Dim3(place), Dim3(block_place)
                 thread.block_size, thread.grid_size = size, grid
+                block.members.append(thread)
                 self.ready.append(thread)
 
     def _run(self):
@@ -375,6 +412,8 @@ class _Launch:
             if block.waiting:
                 at = block.waiting[0][1]
                 raise Divergence(f"{len(block.waiting)} of {block.threads} threads of {block.title} wait at {at}; the others have ended")
+            if block.cluster.waiting:
+                raise Divergence(f"some threads of the cluster of {block.title} wait for others, which have ended or wait elsewhere")
             if any(block.warps.values()):
                 raise Divergence(f"some threads of a warp of {block.title} wait for those that do not come")
 
@@ -400,4 +439,7 @@ def launch(kernel, grid, threads, dynamic_bytes, *arguments, order: str = "fifo"
     function = _as_simulated(kernel, {})
     names = function.__code__.co_varnames
     parts = [argument(value, names[k]) for k, value in enumerate(arguments)]
-    _Launch(function, grid, threads, dynamic_bytes, parts, order, seed).scheduler.switch()
+    blocks = getattr(kernel, "blocks", 1)
+    if np.prod(grid) % blocks:
+        raise SimulationError(f"a grid of whole clusters is required, of {blocks} blocks; got {grid}")
+    _Launch(function, grid, threads, dynamic_bytes, parts, order, seed, blocks).scheduler.switch()

@@ -31,8 +31,8 @@ pytestmark = pytest.mark.skipif(
 
 
 def ptx_of(kernel, *arguments) -> str:
-    """PTX for the older architecture, which runs on later ones, from arguments like those of a launch, whose parameters it has."""
-    text = kernel.ptx(arguments, ARCHITECTURES["sm_80"])
+    """PTX for the oldest architecture, which runs on later ones, from arguments like those of a launch, whose parameters it has."""
+    text = kernel.ptx(arguments, min(ARCHITECTURES.values()))
     parameters = re.findall(r"\.param \.(\w+) kernel_param_\d+", text)
     assert parameters == [PARAMETERS[word.dtype.char] for word in compiler.words(arguments_of(arguments))]
     return text
@@ -113,18 +113,36 @@ OTHERS = [v for v in COMPILED if v[0] == "leaky" or v[1] and v[1].get("reset_aft
     + [(variant, precision, 1) for variant, precision in zip(OTHERS, 2 * TENSOR)],
     ids=lambda value: label(value) if isinstance(value, tuple) else value,
 )
-def test_the_time_loop_on_tensor_cores(variant, precision, sizes, tmp_path):
-    """At the most units that there is room for; and at 64, where weights are in registers, all or most of them."""
-    cell, dtype = build(variant[0], **variant[1]), DTYPES[0]
+def test_the_time_loop_on_tensor_cores(variant, precision, sizes, tmp_path, monkeypatch):
+    """Of one block, at the most units that there is room for; and at 64, where weights are in registers, all or most of them."""
+    monkeypatch.setattr(target, "capability", lambda: (8, 0))
+    cell = build(variant[0], **variant[1])
     most = max(H for H in range(1, 1024) if plan.shapes(cell, H, precision))
     for H in (most, 64)[:sizes]:
-        own, shapes = plan.plan(cell, H, dtype, precision), plan.shapes(cell, H, precision)
-        ways = own.forward, own.backward
-        for way, ptx, shape in zip(ways, ptx_of_loops(*(way.kernel() for way in ways), dtype, np.empty(0, np.int32)), shapes):
-            assert_sound(ptx, dtype, own.threads, tmp_path)
-            found, each = ptx.count("mma.sync"), shape.slots * products_a_number(precision)
-            assert found == each * shape.steps if shape.held == shape.steps else found > each * shape.held
-            assert way.shared + 2 * 8 * shape.rows <= target.SHARED
+        assert_products_sound(cell, H, precision, target.SHARED, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name, H, precision",
+    [("lstm", 128, "tf32"), ("lstm", 192, "bf16"), ("lstm", 256, "tf32"), ("lstm", 512, "bf16"), ("lstm", 128, "split"),
+     ("gru", 256, "bf16"), ("gru", 512, "tf32"), ("rnn", 256, "split"), ("rnn", 512, "tf32")],
+)  # fmt: skip
+def test_the_time_loop_in_clusters(name, H, precision, tmp_path, monkeypatch):
+    monkeypatch.setattr(target, "capability", lambda: (9, 0))
+    monkeypatch.delitem(ARCHITECTURES, "sm_80")
+    assert plan.shapes(build(name), H, precision)[0].blocks > 1
+    assert_products_sound(build(name), H, precision, target.MORE_SHARED, tmp_path)
+
+
+def assert_products_sound(cell, H: int, precision: str, room: int, folder: Path) -> None:
+    own, shapes, dtype = plan.plan(cell, H, DTYPES[0], precision), plan.shapes(cell, H, precision), DTYPES[0]
+    ways = own.forward, own.backward
+    for way, ptx, shape in zip(ways, ptx_of_loops(*(way.kernel() for way in ways), dtype, np.empty(0, np.int32)), shapes):
+        assert_sound(ptx, dtype, own.threads, folder)
+        found, each = ptx.count("mma.sync"), shape.slots * products_a_number(precision)
+        assert found == each * shape.steps if shape.held == shape.steps else found > each * shape.held
+        assert way.shared + 2 * 8 * shape.rows <= room
+        assert (f".reqnctapercluster {shape.blocks}, 1, 1" in ptx) == (shape.blocks > 1) == ("barrier.cluster" in ptx)
 
 
 @pytest.mark.parametrize("precision", TENSOR)

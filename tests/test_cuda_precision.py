@@ -87,6 +87,7 @@ def test_pull(gpu):
 @pytest.mark.parametrize("variant", [LSTM, GRU], ids=label)
 def test_weights_held_or_read_and_any_order_give_the_same_bits(variant, precision, gpu, monkeypatch):
     """With one place or two for the operands of the way back, too; for one part of k."""
+    monkeypatch.setattr(plan, "BLOCKS", (1,))
     monkeypatch.setattr(plan, "SPLITS", (1,))
     _, device = on_both(variant, dtype="float32", precision=precision, H=WIDE)
     inputs, cell = batch(device), device.cell
@@ -105,10 +106,10 @@ def test_weights_held_or_read_and_any_order_give_the_same_bits(variant, precisio
             assert (array == want[name]).all(), name
 
 
-@pytest.mark.parametrize("splits", plan.SPLITS)
-@pytest.mark.parametrize("precision", TENSOR)
-def test_parts_of_k(precision, splits, gpu, monkeypatch):
-    """Near to what they should be, the same bits in any order of threads and whether weights are held or read, and in any batch."""
+@pytest.mark.parametrize("precision, blocks, splits", [("tf32", 1, 2), ("bf16", 1, 4), ("split", 2, 1), ("bf16", 2, 2), ("tf32", 4, 1)])
+def test_parts_of_k_and_clusters(precision, blocks, splits, gpu, monkeypatch):
+    """Near to what they should be, and the same bits in any order of threads and whether weights are held or read."""
+    monkeypatch.setattr(plan, "BLOCKS", (blocks,))
     monkeypatch.setattr(plan, "SPLITS", (splits,))
     host, device = on_both(LSTM, dtype="float32", precision=precision, H=WIDE, recurrent_dropout=0.3)
     inputs = batch(host)
@@ -116,7 +117,7 @@ def test_parts_of_k(precision, splits, gpu, monkeypatch):
     for (name, exact), got in zip(run(host, inputs, forward={"rng": 1}), want.values()):
         assert_near(got, exact, TOLERANCES[precision if precision != "split" else "devices_float32"], name)
     shape, _ = plan.shapes(device.cell, WIDE, precision)
-    assert shape.splits == splits and shape.rows == 2 * splits
+    assert (shape.blocks, shape.splits, shape.rows) == (blocks, splits, 2 * splits)
     monkeypatch.setattr(plan, "LANE", shape.registers - plan.AGAIN - 100)
     gpu(order="random", seed=splits)
     for name, array in bits(device, inputs, forward={"rng": 1}).items():
@@ -191,7 +192,7 @@ def test_products_of_what_needs_no_rounding_are_exact(precision, side, edge, gpu
 @pytest.mark.parametrize("splits", plan.SPLITS)
 @pytest.mark.parametrize("precision", TENSOR)
 def test_weights_lie_as_lanes_read_them(precision, splits, gpu):
-    shape, rng, device = fragments.Shape(precision, 20, 2, splits, 0), np.random.default_rng(0), _device.device("cuda")
+    shape, rng, device = fragments.Shape(precision, 20, 2, 1, splits, 0), np.random.default_rng(0), _device.device("cuda")
     weight, numbers = rng.integers(-9, 10, (2, 40, 20)).astype(np.float32), 2 if precision == "bf16" else 1
     for transposed in (False, True):
         words = fragments.lay_out(shape, device.put(weight), transposed, device.empty).get()

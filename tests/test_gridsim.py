@@ -4,9 +4,11 @@ import gridsim
 import numpy as np
 import pytest
 from gridsim import Divergence, Race, SimulationError, Unwritten
-from numba import cuda, float64, int64
+from numba import cuda, float64, int32, int64
 
 from fastrnn._math import fma
+from fastrnn.kernels.cuda.cluster import meet, put_in
+from fastrnn.kernels.cuda.compiler import Kernel
 from fastrnn.kernels.cuda.mma import LINE, TILE, as_number, form, four_words
 
 
@@ -261,3 +263,70 @@ def test_split_parts_have_twice_the_bits():
     x, y = np.array([np.pi], np.float32), np.zeros(2, np.float32)
     gridsim.launch(split, 1, 1, 0, x, y)
     assert abs(float(y[0]) - np.pi) > 1e-5 and abs(float(y[0]) + float(y[1]) - float(x[0])) < 2.0**-22 * np.pi
+
+
+# Clusters -----------------------------------------------------------------------------------------------------------
+
+BLOCKS = 2  # of a cluster
+
+
+def hand_round(before, between):
+    """y[block, i]: what the block behind this one in the cluster put into this one's shared memory; barriers as asked for."""
+
+    def kernel(x, y):
+        held, i, block = cuda.shared.array(0, int32), cuda.threadIdx.x, cuda.blockIdx.x
+        held[i] = -1
+        if before == 2:
+            meet()
+        elif before == 1:
+            cuda.syncthreads()
+        put_in(held, i, (block + 1) % BLOCKS, x[block, i])
+        if between == 2:
+            meet()
+        elif between == 1:
+            cuda.syncthreads()
+        y[block, i] = held[i]
+
+    return Kernel(kernel, 0, BLOCKS)
+
+
+@pytest.mark.parametrize("order", gridsim.ORDERS)
+def test_blocks_of_a_cluster_write_into_each_other(order):
+    x, y = np.arange(16, dtype=np.int32).reshape(4, 4), np.empty((4, 4), np.int32)
+    gridsim.launch(hand_round(2, 2), 4, 4, 16, x, y, order=order, seed=3)
+    assert (y == x[[1, 0, 3, 2]]).all()
+
+
+@pytest.mark.parametrize("order", gridsim.ORDERS)
+@pytest.mark.parametrize("before, between", [(0, 2), (1, 2), (2, 0), (2, 1)])
+def test_a_barrier_of_a_cluster_that_is_missing_or_a_block_s(before, between, order):
+    x, y = np.zeros((2, 4), np.int32), np.empty((2, 4), np.int32)
+    with pytest.raises(SimulationError):
+        gridsim.launch(hand_round(before, between), 2, 4, 16, x, y, order=order, seed=5)
+
+
+def test_a_block_that_has_ended():
+    def kernel(x):
+        held, block = cuda.shared.array(0, int32), cuda.blockIdx.x
+        held[0] = block
+        meet()
+        if block == 0:
+            cuda.syncthreads()
+            put_in(held, 0, 1, 5)
+
+    with pytest.raises(SimulationError, match="block 0 writes into the shared memory of block 1, which has ended"):
+        gridsim.launch(Kernel(kernel, 0, 2), 2, 1, 16, np.zeros(1))
+
+
+def test_threads_of_a_cluster_that_do_not_meet():
+    def kernel(x):
+        if cuda.blockIdx.x == 0:
+            meet()
+
+    with pytest.raises(Divergence, match="some threads of the cluster of block 0 wait"):
+        gridsim.launch(Kernel(kernel, 0, 2), 2, 2, 0, np.zeros(1))
+
+
+def test_a_grid_of_parts_of_clusters():
+    with pytest.raises(SimulationError, match="a grid of whole clusters is required, of 2 blocks; got 3"):
+        gridsim.launch(hand_round(2, 2), 3, 4, 16, np.zeros((4, 4), np.int32), np.zeros((4, 4), np.int32))

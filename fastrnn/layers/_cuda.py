@@ -160,7 +160,8 @@ class CudaDirection(Direction):
         """Room for what `retreat` leaves of n steps."""
         zeros, G, P, H, grid = self.device.zeros, len(self.cell.slots), len(self.cell.parameters), self.H, self.grid(B, dtype)
         modulated = zeros((E, n if self.modulated_rows.size else 0, B, H), dtype)
-        cut = zeros((E, launches, grid.slices, self.plan(dtype).threads, 3), dtype)
+        own = self.plan(dtype)
+        cut = zeros((E, launches, grid.slices * own.blocks, own.threads, 3), dtype)
         return Back(zeros((E, n, B, G, H), dtype), zeros((E, n, B, P, H), dtype), zeros((E, n, B, H), dtype), modulated, cut)
 
     def retreat(self, weights: Weights, kept: Kept, flow: Flow, dstate, back: Back, steps: "Stretch", limit) -> None:
@@ -181,8 +182,8 @@ class CudaDirection(Direction):
 
     def _launch(self, way: Way, grid: Grid, run: Run, *arguments) -> None:
         """Run the kernel of one way on as many blocks as there are slices of members."""
-        blocks, threads = len(run.trace.y) * grid.slices, self.plan(run.trace.y.dtype).threads
-        target.launch(way.kernel(), blocks, threads, way.shared, *flat((run, *arguments)))
+        own = self.plan(run.trace.y.dtype)
+        target.launch(way.kernel(), len(run.trace.y) * grid.slices * own.blocks, own.threads, way.shared, *flat((run, *arguments)))
 
     def new_sums(self, E: int, dtype) -> Sums:
         """Zeros."""

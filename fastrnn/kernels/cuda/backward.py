@@ -126,7 +126,7 @@ def make_backward(cell, dtype, rows: int, registers: int):
         da, cut = cuda.local.array((G, 1), real), cuda.local.array(3, real)
         span, thread, threads = run.span, cuda.threadIdx.x, cuda.blockDim.x
         B, H, slices = span.B, span.H, (span.B + rows - 1) // rows
-        find_rows(rows, run.batch, slices, B, b, length)
+        find_rows(cuda.blockIdx.x, rows, run.batch, slices, B, b, length)
         member, behind = cuda.blockIdx.x // slices, B - cuda.blockIdx.x % slices * rows
         block = Block(member, b, length, memory)
         r0, j0 = thread // H, thread % H

@@ -22,7 +22,7 @@ class Chains(NamedTuple):
     dtype: object
     H: int
     slots: int
-    rows = 1  # of a block: where weights stay in registers, more rows would share nothing
+    rows, blocks = 1, 1  # where weights stay in registers, more rows would share nothing
 
     @property
     def threads(self) -> int:
@@ -54,6 +54,10 @@ def make_chains(shape: Chains, operands: int) -> Product:
     def stand():
         t = cuda.threadIdx.x
         return Place(t if t < H else H, 0, t, 0, 0, 0)
+
+    @pointwise
+    def wait():
+        cuda.syncthreads()
 
     @pointwise
     def clear(memory):
@@ -91,4 +95,4 @@ def make_chains(shape: Chains, operands: int) -> Product:
             for v in range(R):
                 total[first + (0 if several else v), 0] += memory[u(words + v * H + place.unit)]
 
-    return Product(words, real, H, (1, 1), True, stand, clear, hold, give, begin, multiply, collect)
+    return Product(words, real, H, (1, 1), True, stand, wait, clear, hold, give, begin, multiply, collect)

@@ -37,10 +37,10 @@ _lock = RLock()  # what `_compiling_for` sets is the process's
 
 
 class Kernel:
-    """A function for the GPU, with at most `registers` registers a thread, 0 for as many as it likes."""
+    """A function for the GPU, with at most `registers` registers a thread, 0 for as many as it likes, in clusters of so many blocks."""
 
-    def __init__(self, function, registers: int = 0):
-        self.py_func, self.registers = function, registers
+    def __init__(self, function, registers: int = 0, blocks: int = 1):
+        self.py_func, self.registers, self.blocks = function, registers, blocks
         self._paths = {}
 
     def path(self, arguments: tuple, capability: tuple[int, int]) -> Path:
@@ -52,7 +52,8 @@ class Kernel:
             return self._paths[key]
 
     def _found(self, arguments: tuple, key: tuple) -> Path:
-        content = fingerprint(self.py_func), self.registers, repr(key), provider(), str(toolkit()), sources_hash("kernels/cuda/*.py")
+        made = self.registers, self.blocks, repr(key), provider(), str(toolkit())
+        content = fingerprint(self.py_func), *made, sources_hash("kernels/cuda/*.py")
         name = hashlib.sha256(repr(content).encode()).hexdigest()[:32]
         return kept_text(folder() / f"{name}.ptx", lambda: self.ptx(arguments, key[1]))
 
@@ -65,6 +66,8 @@ class Kernel:
         head, body = text.replace(entry, ENTRY).split(f".entry {ENTRY}(", 1)
         parameters, rest = body.split(")", 1)
         most = f"\n.maxnreg {self.registers}\n" if self.registers else ""
+        if self.blocks > 1:
+            most += f"\n.explicitcluster\n.reqnctapercluster {self.blocks}, 1, 1\n"
         return f"{head}.entry {ENTRY}({parameters}){most}{rest}"
 
 

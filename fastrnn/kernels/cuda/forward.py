@@ -94,7 +94,7 @@ def make_forward(cell, dtype, rows: int, registers: int):
         memory, b, length = cuda.shared.array(0, real), cuda.shared.array(rows, int64), cuda.shared.array(rows, int64)
         span, thread, threads = run.span, cuda.threadIdx.x, cuda.blockDim.x
         B, H, slices = span.B, span.H, (span.B + rows - 1) // rows
-        find_rows(rows, run.batch, slices, B, b, length)
+        find_rows(cuda.blockIdx.x, rows, run.batch, slices, B, b, length)
         member, behind = cuda.blockIdx.x // slices, B - cuda.blockIdx.x % slices * rows  # r from `behind` on is no row
         block = Block(member, b, length, memory)
         last = length[0] if length[0] < span.end else span.end

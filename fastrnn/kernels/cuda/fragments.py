@@ -21,22 +21,24 @@ from numba import cuda, float32, int32
 
 from ..._jit import pointwise
 from . import target
+from .cluster import meet, put_in
 from .loop import REGISTERS, held_threads, u
 from .mma import LINE, TILE, Form, as_number, as_word, form, four_words, two_words
 from .resident import Place, Product
-from .target import SHARED, WARP, kernel
+from .target import MORE_SHARED, SHARED, WARP, kernel
 
 THREADS = 256  # of a block that lays out weights
 
 
 class Shape(NamedTuple):
-    """Sizes of the product of a layer: H units, slots to be summed, parts of k, and of the steps along each `held` in registers."""
+    """Sizes of the product of a layer: H units, slots to be summed, blocks that share units, parts of k, and steps along each `held`."""
 
     dtype = np.dtype("float32")
 
     precision: str
     H: int
     slots: int
+    blocks: int
     splits: int
     held: int
 
@@ -46,12 +48,17 @@ class Shape(NamedTuple):
         return 2 * self.splits
 
     @property
+    def tiles_a_block(self) -> int:
+        return -(-self.H // (TILE * self.blocks))
+
+    @property
     def tiles(self) -> int:
-        return -(-self.H // TILE)
+        return self.tiles_a_block * self.blocks
 
     @property
     def warps(self) -> int:
-        return self.tiles * self.splits
+        """Of a block."""
+        return self.tiles_a_block * self.splits
 
     @property
     def steps(self) -> int:
@@ -88,7 +95,7 @@ class Shape(NamedTuple):
     @property
     def room(self) -> int:
         """Bytes of a block's shared memory: rows and lengths are there, too."""
-        return SHARED - 2 * 8 * self.rows
+        return (SHARED if self.blocks == 1 else MORE_SHARED) - 2 * 8 * self.rows
 
     def product(self, operands: int, places: int) -> Product:
         return make_product(self, operands, places)
@@ -98,6 +105,7 @@ class Shape(NamedTuple):
 def make_product(shape: Shape, operands: int, places: int) -> Product:
     """The functions of one kernel, whose operand has `operands` slots: one for all sums, or one for each, and then there is one sum."""
     (parts, numbers, word, multiply_add), R, held, splits, rows = form(shape.precision), shape.slots, shape.held, shape.splits, shape.rows
+    blocks, tiles_a_block = shape.blocks, shape.tiles_a_block
     tiles, steps, stride, words, sums = shape.tiles, shape.steps, shape.stride, shape.words_a_step, R if operands == 1 else 1
     plane, jump, whole = operands * rows * stride, rows * stride if operands > 1 else 0, shape.operand_words(operands)
     exchange = places * whole
@@ -106,16 +114,32 @@ def make_product(shape: Shape, operands: int, places: int) -> Product:
     @pointwise
     def stand():
         warp, lane = cuda.threadIdx.x // WARP, cuda.threadIdx.x % WARP
-        tile, split, column = warp // splits, warp % splits, lane % 4
+        tile, split, column = cuda.blockIdx.x % blocks * tiles_a_block + warp // splits, warp % splits, lane % 4
         own = column if splits == 1 else split * 2 + column // 2 if splits == 2 else split
         return Place(tile * TILE + own // 2 * (TILE // 2) + lane // 4, (column * 2 + own % 2) % rows, own, tile, split, lane)
+
+    @pointwise
+    def wait():
+        if blocks > 1:
+            meet()
+        else:
+            cuda.syncthreads()
+
+    @pointwise
+    def put(memory, at, word):
+        """Into the shared memory of all blocks."""
+        if blocks > 1:
+            for block in range(blocks):
+                put_in(memory, at, int32(block), word)
+        else:
+            memory[at] = word
 
     @pointwise
     def clear(memory):
         """Zeros beyond the last unit, where nobody writes."""
         for i in range(cuda.threadIdx.x, exchange, cuda.blockDim.x):
             memory[u(i)] = 0
-        cuda.syncthreads()
+        wait()
 
     @pointwise
     def first_word(member, place):
@@ -137,11 +161,11 @@ def make_product(shape: Shape, operands: int, places: int) -> Product:
         row = base + (slot * rows + place.row) * stride
         if numbers == 1:
             for part in range(parts):
-                memory[u(row + place.unit + part * plane)] = word(part, x, x)
+                put(memory, u(row + place.unit + part * plane), word(part, x, x))
         else:  # neighbours along k are neighbouring units, four lanes apart
             other = cuda.shfl_xor_sync(0xFFFFFFFF, x, 4)
             if place.unit % 2 == 0:
-                memory[u(row + place.unit // 2)] = word(0, x, other)
+                put(memory, u(row + place.unit // 2), word(0, x, other))
 
     @pointwise
     def begin(acc, start, first, place):
@@ -197,7 +221,7 @@ def make_product(shape: Shape, operands: int, places: int) -> Product:
     def letter(place, receiver, sender, v):
         """Where in the exchange a lane's sum v lies."""
         other = sender if sender < receiver else sender - 1
-        return (((place.tile * splits + receiver) * (splits - 1) + other) * sums + v) * WARP + place.lane
+        return (((place.tile % tiles_a_block * splits + receiver) * (splits - 1) + other) * sums + v) * WARP + place.lane
 
     @pointwise
     def collect(total, first, acc, memory, place):
@@ -221,7 +245,7 @@ def make_product(shape: Shape, operands: int, places: int) -> Product:
                     found = found + there if other > 0 else there
                 total[first + v, 0] = found
 
-    return Product(whole, int32, held * words, (R, 4), splits > 1, stand, clear, hold, give, begin, multiply, collect)
+    return Product(whole, int32, held * words, (R, 4), splits > 1, stand, wait, clear, hold, give, begin, multiply, collect)
 
 
 @cache
@@ -257,7 +281,7 @@ def make_fragments(precision: str):
 
 def lay_out(shape: Shape, weight, transposed: bool, empty):
     """The words of weight (E, slots H, H), each slot's or its transpose; `empty` makes arrays."""
-    words = empty((len(weight), shape.warps, shape.steps, shape.words_a_step * WARP), np.dtype("int32"))
+    words = empty((len(weight), shape.tiles * shape.splits, shape.steps, shape.words_a_step * WARP), np.dtype("int32"))
     arguments = weight, int(transposed), shape.steps, shape.tiles, shape.splits, words.reshape(-1)
     target.launch(make_fragments(shape.precision), -(-words.size // THREADS), THREADS, 0, *arguments)
     return words

@@ -177,9 +177,9 @@ def pulled(h, batch, span, member, t, b, j):
 
 
 @pointwise
-def find_rows(rows, batch, slices, B, b, length):
-    """Which rows of the batch this block has, and their lengths: 0 of what stands behind the last row. order, lengths (E or 1, B)."""
-    r, member, first = cuda.threadIdx.x, cuda.blockIdx.x // slices, cuda.blockIdx.x % slices * rows
+def find_rows(item, rows, batch, slices, B, b, length):
+    """Which rows of the batch an item of work has, and their lengths: 0 of what stands behind the last row. order, lengths (E or 1, B)."""
+    r, member, first = cuda.threadIdx.x, item // slices, item % slices * rows
     if r < rows:
         e = member if batch.order.shape[0] > B else 0
         there = first + r < B

@@ -44,7 +44,7 @@ class Form(NamedTuple):
     multiply_add: Callable
 
 
-def _call(builder, result, arguments, text: str, constraints: str, attributes=(), side_effect: bool = False):
+def assembly(builder, result, arguments, text: str, constraints: str, attributes=(), side_effect: bool = False):
     """One instruction, a function of its operands alone unless it has a side effect."""
     function = ir.FunctionType(result, [argument.type for argument in arguments])
     return builder.call(ir.InlineAsm(function, text, constraints, side_effect), arguments, attrs=attributes)
@@ -69,7 +69,7 @@ def _multiply_add(instruction: str):
 
         def codegen(context, builder, signature, args):
             words = _unpacked(builder, args[0], 4) + _unpacked(builder, args[1], 2) + _unpacked(builder, args[2], 4)
-            found = _call(builder, ir.LiteralStructType([SINGLE] * 4), words, text, constraints, ("convergent",))
+            found = assembly(builder, ir.LiteralStructType([SINGLE] * 4), words, text, constraints, ("convergent",))
             result = ir.Constant(context.get_value_type(signature.return_type), ir.Undefined)
             for i, value in enumerate(_unpacked(builder, found, 4)):
                 result = builder.insert_value(result, value, i)
@@ -89,7 +89,7 @@ def round_tf32(typing_context, x):
     """The bits of x in tf32, rounded to nearest, ties away from zero."""
 
     def codegen(context, builder, signature, args):
-        return _call(builder, HALF, args, "cvt.rna.tf32.f32 $0, $1;", "=r,f")
+        return assembly(builder, HALF, args, "cvt.rna.tf32.f32 $0, $1;", "=r,f")
 
     return signature(types.int32, types.float32), codegen
 
@@ -99,7 +99,7 @@ def pack_bf16(typing_context, low, high):
     """Two numbers in bf16, rounded to nearest, ties to even, in one word."""
 
     def codegen(context, builder, signature, args):
-        return _call(builder, HALF, [args[1], args[0]], "cvt.rn.bf16x2.f32 $0, $1, $2;", "=r,f,f")
+        return assembly(builder, HALF, [args[1], args[0]], "cvt.rn.bf16x2.f32 $0, $1, $2;", "=r,f,f")
 
     return signature(types.int32, types.float32, types.float32), codegen
 
@@ -119,7 +119,7 @@ def as_word(typing_context, x):
 # Where there are branches, the assembler parts what comes before from what comes after.
 
 
-def _address(context, builder, kind, array, place):
+def address(context, builder, kind, array, place):
     return builder.ptrtoint(builder.gep(context.make_array(kind)(context, builder, array).data, [place]), ir.IntType(64))
 
 
@@ -134,8 +134,8 @@ def put_if(typing_context, array, place, value, there):
     def codegen(context, builder, signature, args):
         kind, bits = _kind(array.dtype)
         text = f"{{ .reg .pred p; setp.ne.u32 p, $2, 0; @p st.global.f{bits} [$0], $1; }}"
-        operands = [_address(context, builder, signature.args[0], *args[:2]), args[2], builder.zext(args[3], HALF)]
-        _call(builder, ir.VoidType(), operands, text, f"l,{kind},r", side_effect=True)
+        operands = [address(context, builder, signature.args[0], *args[:2]), args[2], builder.zext(args[3], HALF)]
+        assembly(builder, ir.VoidType(), operands, text, f"l,{kind},r", side_effect=True)
         return context.get_dummy_value()
 
     return signature(types.void, array, types.uint64, array.dtype, types.boolean), codegen
@@ -148,7 +148,7 @@ def _get(context, builder, number, one, other, first, there):
     choice = "setp.ne.u32 p, $3, 0; selp.b64 a, $1, $2, p; setp.ne.u32 p, $4, 0;"
     text = f"{{ .reg .pred p; .reg .b64 a; {choice} mov.f{bits} $0, {nothing}; @p ld.global.f{bits} $0, [a]; }}"
     operands = [one, other, builder.zext(first, HALF), builder.zext(there, HALF)]
-    return _call(builder, context.get_value_type(number), operands, text, f"=&{kind},l,l,r,r")
+    return assembly(builder, context.get_value_type(number), operands, text, f"=&{kind},l,l,r,r")
 
 
 @intrinsic
@@ -156,8 +156,8 @@ def get_if(typing_context, array, place, there):
     """array[place], which no thread writes, if it is `there`, else 0, with no branch."""
 
     def codegen(context, builder, signature, args):
-        address = _address(context, builder, signature.args[0], *args[:2])
-        return _get(context, builder, array.dtype, address, address, args[2], args[2])
+        at = address(context, builder, signature.args[0], *args[:2])
+        return _get(context, builder, array.dtype, at, at, args[2], args[2])
 
     return signature(array.dtype, array, types.uint64, types.boolean), codegen
 
@@ -167,8 +167,8 @@ def get_either(typing_context, array, place, other, other_place, first, there):
     """As `get_if`, of array[place] if it is the `first`, else of other[other_place]."""
 
     def codegen(context, builder, signature, args):
-        one = _address(context, builder, signature.args[0], *args[:2])
-        another = _address(context, builder, signature.args[2], *args[2:4])
+        one = address(context, builder, signature.args[0], *args[:2])
+        another = address(context, builder, signature.args[2], *args[2:4])
         return _get(context, builder, array.dtype, one, another, *args[4:])
 
     flag = types.boolean

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from .._loop import layout
-from . import loop
+from . import loop, target
 from .backward import make_backward
 from .chains import Chains
+from .cluster import CLUSTERS, SIZES
 from .forward import make_forward
 from .fragments import Shape, lay_out
 from .mma import form
@@ -18,6 +19,7 @@ from .resident_forward import make_resident_forward
 from .target import THREADS, WARP
 
 SPLITS = (1, 2, 4)  # of k, in each of which a lane has one unit of one row
+BLOCKS = SIZES  # that share the units of a slice, where a device has clusters
 WARPS = 32  # of a block at most
 LANE = 56  # registers that a lane takes beside weights and the numbers of its unit,
 SPLIT = 14  # more of them where operands are in two parts,
@@ -42,6 +44,7 @@ class Plan(NamedTuple):
 
     rows: int
     threads: int
+    blocks: int  # that share the units of so many rows
     forward: Way
     backward: Way
 
@@ -77,7 +80,7 @@ def _exact(cell, H: int, dtype) -> Plan:
             return Way(lambda: make(cell, shape, 1, shape.registers), shape.shared_bytes(operands), operand)
 
         forward = resident(make_resident_forward, 1, k_first)
-        return Plan(1, shape.threads, forward, resident(make_resident_backward, shape.slots, as_it_is))
+        return Plan(1, shape.threads, 1, forward, resident(make_resident_backward, shape.slots, as_it_is))
     rows = loop.block_rows(cell, H, dtype.itemsize)
     if not rows:
         most = loop.largest_hidden_size(cell, dtype.itemsize)
@@ -88,7 +91,7 @@ def _exact(cell, H: int, dtype) -> Plan:
     def way(make, operand):
         return Way(lambda: make(cell, dtype, rows, registers), shared, operand)
 
-    return Plan(rows, threads, way(make_forward, k_first), way(make_backward, as_it_is))
+    return Plan(rows, threads, 1, way(make_forward, k_first), way(make_backward, as_it_is))
 
 
 def k_first(weight, empty):
@@ -122,11 +125,13 @@ def _on_tensor_cores(cell, H: int, precision: str) -> Plan:
         )
 
     forward = way(make_resident_forward, forth, ways[0], 1, slots, False)
-    return Plan(forth.rows, forth.warps * WARP, forward, way(make_resident_backward, back, ways[1], slots, 1, True))
+    return Plan(forth.rows, forth.warps * WARP, forth.blocks, forward, way(make_resident_backward, back, ways[1], slots, 1, True))
 
 
 def places(shape: Shape, operands: int) -> int:
     """How many operands of so many slots are in shared memory: with two, a barrier less is needed, but where parts of k have one."""
+    if shape.blocks > 1:
+        return 2  # another block may still read the one before
     return 2 if shape.splits == 1 and shape.shared_bytes(operands, 1, 2) <= shape.room else 1
 
 
@@ -137,20 +142,21 @@ def _summed(cell) -> int:
 
 
 def shapes(cell, H: int, precision: str) -> tuple[Shape, Shape] | None:
-    """Of the products of both ways, in as many parts as keep the most weights in registers; None where something has no room."""
-    found = [both for splits in SPLITS if (both := _shapes(cell, H, precision, splits))]
+    """Of the products of both ways, in as few blocks and parts as keep the most weights in registers; None where something has no room."""
+    sizes = [(blocks, splits) for blocks in (BLOCKS if target.capability() >= CLUSTERS else BLOCKS[:1]) for splits in SPLITS]
+    found = [both for blocks, splits in sizes if (both := _shapes(cell, H, precision, blocks, splits))]
     return max(found, key=lambda both: sum(shape.held / shape.steps for shape in both), default=None)  # of equals the first
 
 
-def _shapes(cell, H: int, precision: str, splits: int) -> tuple[Shape, Shape] | None:
+def _shapes(cell, H: int, precision: str, blocks: int, splits: int) -> tuple[Shape, Shape] | None:
     P, slots, found, lane = len(cell.parameters), _summed(cell), [], LANE + SPLIT * (form(precision).parts - 1)
     for numbers, operands, sums in zip(_numbers(cell), (1, slots), (slots, 1)):
-        shape = Shape(precision, H, slots, splits, 0)
+        shape = Shape(precision, H, slots, blocks, splits, 0)
         if shape.warps > WARPS:
             return None
         left = shape.registers - lane - 4 * slots - numbers - 2 * P
         held = shape.steps if shape.steps * shape.words_a_step <= left else (left - AGAIN) // shape.words_a_step
-        if held < 0 or shape.shared_bytes(operands, sums, 1) > shape.room:
+        if held < 0 or shape.shared_bytes(operands, sums, 1 if blocks == 1 else 2) > shape.room:
             return None
         found.append(shape._replace(held=held))
     return tuple(found)

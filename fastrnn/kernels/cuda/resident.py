@@ -6,8 +6,6 @@ or on tensor cores, by `fragments`. A thread of a block has a unit of a row or n
 
 from typing import NamedTuple
 
-from numba import cuda
-
 from ..._jit import pointwise
 from .loop import Run, Span, u
 from .steps import Unit
@@ -40,8 +38,10 @@ class Product(NamedTuple):
         Whether `collect` has a barrier.
     stand : callable
         ``stand()``: a thread's `Place`.
+    wait : callable
+        ``wait()``: all threads wait for each other, those of other blocks that share the units, too.
     clear : callable
-        ``clear(memory)``: what nobody writes of shared memory; all threads wait for each other.
+        ``clear(memory)``: what nobody writes of shared memory, and wait.
     hold : callable
         ``hold(w, weights, member, place)``: fill w (weights,).
     give : callable
@@ -60,6 +60,7 @@ class Product(NamedTuple):
     sums: tuple[int, int]
     meets: bool
     stand: object
+    wait: object
     clear: object
     hold: object
     give: object
@@ -76,9 +77,9 @@ def find(place, block, H):
 
 
 @pointwise
-def is_there(unit, place, span, rows):
-    """Whether there is such a unit, of a row that the batch has: behind its last one, a block has that again."""
-    behind = span.B - cuda.blockIdx.x % ((span.B + rows - 1) // rows) * rows
+def is_there(unit, place, span, slice, rows):
+    """Whether there is such a unit, of a row that the batch has: behind its last one, a slice has that again."""
+    behind = span.B - slice * rows
     return unit.j < span.H and place.row < behind
 
 

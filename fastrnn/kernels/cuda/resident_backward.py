@@ -20,8 +20,8 @@ def make_resident_backward(cell, shape, places: int, registers: int):
     What a step has left is read two steps ahead, and what this way leaves is written, both while the product is computed.
     """
     G, S, K, R, H, rows, real = len(cell.slots), len(cell.states), len(cell.saved), shape.slots, shape.H, shape.rows, number(shape.dtype)
-    words, word, room, sums, meets, stand, clear, hold, give, begin, multiply, collect = shape.product(R, places)
-    (first, _), max_of_k, room = layout(cell).recurrent, K or 1, room or 1
+    words, word, room, sums, meets, stand, wait, clear, hold, give, begin, multiply, collect = shape.product(R, places)
+    blocks, (first, _), max_of_k, room = shape.blocks, layout(cell).recurrent, K or 1, room or 1
     look, retreat, clip, count, hold_operand, write = make_retreat(cell, shape.dtype)
 
     @pointwise
@@ -34,7 +34,7 @@ def make_resident_backward(cell, shape, places: int, registers: int):
         for i in range(3):
             seen.pull[i, 0] = ahead.pull[i, 0]
 
-    @kernel_within(registers)
+    @kernel_within(registers, shape.blocks)
     def backward(run, start, flow, dstate, limit, back):
         memory, b, length = cuda.shared.array(0, word), cuda.shared.array(rows, int64), cuda.shared.array(rows, int64)
         w, acc, none = cuda.local.array(room, word), cuda.local.array(sums, real), cuda.local.array((R, 1), real)
@@ -47,10 +47,11 @@ def make_resident_backward(cell, shape, places: int, registers: int):
         run, place, slices = sized(run, H), stand(), (run.span.B + rows - 1) // rows
         span, weights = run.span, run.weights.recurrent
         clear(memory)
-        find_rows(rows, run.batch, slices, span.B, b, length)
-        block = Block(cuda.blockIdx.x // slices, b, length, memory)
+        item = cuda.blockIdx.x // blocks
+        find_rows(item, rows, run.batch, slices, span.B, b, length)
+        block = Block(item // slices, b, length, memory)
         unit = find(place, block, H)
-        there = is_there(unit, place, span, rows)
+        there = is_there(unit, place, span, item % slices, rows)
         hold(w, weights, block.member, place)
         for s in range(R):
             none[s, 0] = real(0.0)
@@ -72,7 +73,7 @@ def make_resident_backward(cell, shape, places: int, registers: int):
             for s in range(R):
                 give(s, da[first + s, 0], memory, here, place)
             begin(acc, none, 0, place)
-            cuda.syncthreads()
+            wait()
             multiply(acc, w, weights, block.member, memory, here, place)
             hold_operand(unit, at, seen.old[0, 0] * share, run, back, moves)
             write(unit, at, da, run, flow, back, moves)
@@ -86,7 +87,7 @@ def make_resident_backward(cell, shape, places: int, registers: int):
             if places == 2:
                 here = words - here
             elif not meets:
-                cuda.syncthreads()
+                wait()
         store(dstate, ds, unit, there, S, span)
         for i in range(3):
             back.cut[u((cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x) * 3 + i)] = cut[i]

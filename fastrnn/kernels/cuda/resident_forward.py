@@ -20,8 +20,8 @@ def make_resident_forward(cell, shape, places: int, registers: int):
     computed, and what a step leaves is written while the product of the one behind it is.
     """
     G, S, K, H, rows, real = len(cell.slots), len(cell.states), len(cell.saved), shape.H, shape.rows, number(shape.dtype)
-    words, word, room, sums, meets, stand, clear, hold, give, begin, multiply, collect = shape.product(1, places)
-    (first, _), max_of_k, room = layout(cell).recurrent, K or 1, room or 1  # an array of nothing cannot be had
+    words, word, room, sums, meets, stand, wait, clear, hold, give, begin, multiply, collect = shape.product(1, places)
+    blocks, (first, _), max_of_k, room = shape.blocks, layout(cell).recurrent, K or 1, room or 1  # an array of nothing cannot be had
     advance, keep = make_advance(cell, shape.dtype)
 
     @pointwise
@@ -30,7 +30,7 @@ def make_resident_forward(cell, shape, places: int, registers: int):
         for g in range(G):
             ahead[g, 0] = z[place_in(row, G * H, g * H + (unit.j if unit.j < H else 0))]
 
-    @kernel_within(registers)
+    @kernel_within(registers, shape.blocks)
     def forward(run, z, state):
         memory, b, length = cuda.shared.array(0, word), cuda.shared.array(rows, int64), cuda.shared.array(rows, int64)
         w, s, a = cuda.local.array(room, word), cuda.local.array((S, 1), real), cuda.local.array((G, 1), real)
@@ -39,10 +39,11 @@ def make_resident_forward(cell, shape, places: int, registers: int):
         run, place, slices = sized(run, H), stand(), (run.span.B + rows - 1) // rows
         span, weights = run.span, run.weights.recurrent
         clear(memory)
-        find_rows(rows, run.batch, slices, span.B, b, length)
-        block = Block(cuda.blockIdx.x // slices, b, length, memory)
+        item = cuda.blockIdx.x // blocks
+        find_rows(item, rows, run.batch, slices, span.B, b, length)
+        block = Block(item // slices, b, length, memory)
         unit = find(place, block, H)
-        there = is_there(unit, place, span, rows)
+        there = is_there(unit, place, span, item % slices, rows)
         hold(w, weights, block.member, place)
         load(state, s, unit, there, S, span)
         share, end = share_of(unit, there, run, real(1.0)), length[0] if length[0] < span.end else span.end
@@ -52,7 +53,7 @@ def make_resident_forward(cell, shape, places: int, registers: int):
         if span.begin < end:
             look(ahead, before.own, unit, z)
         at = before
-        cuda.syncthreads()
+        wait()
         for n in range(span.begin, end):
             begin(acc, ahead, first, place)
             multiply(acc, w, weights, block.member, memory, here, place)
@@ -67,9 +68,9 @@ def make_resident_forward(cell, shape, places: int, registers: int):
             if places == 2:
                 here = words - here
             elif not meets:
-                cuda.syncthreads()
+                wait()
             give(0, s[0, 0] * share, memory, here, place)
-            cuda.syncthreads()
+            wait()
         keep(unit, before, a, s, left, run, (end > span.begin) & (end <= own))
         store(state, s, unit, there, S, span)
         if there:

@@ -20,7 +20,8 @@ except ImportError:
     from numba.core import types  # noqa: F401
     from numba.core.typing import signature  # noqa: F401
 
-SHARED = 48 * 1024  # bytes of a block's shared memory that any device gives
+SHARED = 48 * 1024  # bytes of a block's shared memory that any device gives,
+MORE_SHARED = 224 * 1024  # and, if asked, one with clusters
 WARP = 32
 THREADS = 512  # of a block at most: leaves each 128 registers
 TENSOR_CORES = (8, 0)  # the first compute capability whose tensor cores know tf32 and bf16
@@ -34,9 +35,9 @@ def kernel(function) -> Kernel:
     return Kernel(function)
 
 
-def kernel_within(registers: int):
-    """`kernel` with at most so many registers a thread, rounded down to what they are held in: eights."""
-    return lambda function: Kernel(function, min(registers // 8 * 8, 255))
+def kernel_within(registers: int, blocks: int = 1):
+    """`kernel` with at most so many registers a thread, rounded down to what they are held in: eights; in clusters of so many blocks."""
+    return lambda function: Kernel(function, min(registers // 8 * 8, 255), blocks)
 
 
 def number(dtype: np.dtype):
