@@ -4,6 +4,7 @@ Of the batch a plan knows nothing: kernels of other rows may be fused in another
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 from .._loop import layout
@@ -41,6 +42,7 @@ class Plan(NamedTuple):
     backward: Way
 
 
+@cache
 def plan(cell, H: int, dtype, precision: str) -> Plan:
     """The plan of a layer of H units; an error where there is none."""
     _, _, recurrent, modulated = layout(cell)
