@@ -446,7 +446,7 @@ def _norms(g) -> np.ndarray:
         return found
     from .kernels.cuda.updates import norms
 
-    return norms(device, g, np.full(E, np.inf))
+    return norms(device, g, math.inf)
 
 
 def _sweep(kind: type[Optimizer], rows, places, params, grads, moments, numbers) -> None:
@@ -475,7 +475,7 @@ def _norm(flat: np.ndarray, limit: float = math.inf) -> float:
     if _device.of(flat).name != "cpu":
         from .kernels.cuda.updates import norms
 
-        return float(norms(_device.of(flat), flat[None], np.array([limit]))[0])
+        return float(norms(_device.of(flat), flat[None], float(limit))[0])
     return math.sqrt(updates.sum_of_squares(flat, limit, np.zeros(LANES)))
 
 

@@ -37,6 +37,7 @@ def gpu(monkeypatch):
     monkeypatch.setattr(target, "launch", launch)
     monkeypatch.setattr(target, "launch_flat", launch_flat)
     monkeypatch.setattr(target, "free_memory", lambda: 10**8)
+    monkeypatch.setattr(target, "kept_memory", lambda: 0)
     monkeypatch.setattr(product, "SIDE", 4)  # small squares and blocks, for small matrices
     monkeypatch.setattr(product, "EDGE", 1)
     for module in (losses, packing, updates):

@@ -191,10 +191,10 @@ def test_packing(dtype, tmp_path):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_updates(dtype, tmp_path):
-    kernels, whole, two, real = updates.make_updates(), np.empty(0, np.int64), np.empty((0, 0), dtype), np.empty((0, 0))
-    ptx = [ptx_of(kernels.squares, two, np.empty(0), real)]
+    kernels, two, real = updates.make_updates(), np.empty((0, 0), dtype), np.empty((0, 0))
+    ptx = [ptx_of(kernels.squares, two, 1.0, real)]
     for kind, moments in (("sgd", 1), ("rmsprop", 3), ("adam", 2)):
-        ptx.append(ptx_of(getattr(kernels, kind), whole, whole, two, two, (two,) * moments, real))
+        ptx.append(ptx_of(getattr(kernels, kind), two, two, (two,) * moments, real))
     for text in ptx:
         assert_sound(text, dtype, updates.THREADS, tmp_path, single=False)
 
@@ -204,7 +204,7 @@ def test_updates(dtype, tmp_path):
 def test_losses(name, dtype, tmp_path):
     two, flat, real = np.empty((0, 0), dtype), np.empty(0), np.empty((0, 0))
     wanted = np.empty(0, np.int64) if name == "cross_entropy" else real
-    for ptx in (ptx_of(losses.make_loss(name), two, wanted, flat, flat, two, flat, real), ptx_of(losses.make_total(), real, flat)):
+    for ptx in (ptx_of(losses.make_loss(name), two, wanted, flat, two, flat, real), ptx_of(losses.make_total(), real, flat)):
         assert_sound(ptx, dtype, losses.THREADS, tmp_path, single=False)
 
 
@@ -215,7 +215,9 @@ def test_layers_without_memory(dtype, tmp_path):
         apply, apply_backward = units.make_activations(name)
         assert_sound(ptx_of(apply, flat), dtype, units.THREADS, tmp_path)
         assert_sound(ptx_of(apply_backward, flat, flat), dtype, units.THREADS, tmp_path)
-    assert_sound(ptx_of(units.make_embed_backward(), np.empty((0, 0), np.int64), three, three), dtype, units.THREADS, tmp_path)
+    tokens, two, (embed, embed_backward) = np.empty((0, 0), np.int64), np.empty((0, 0), dtype), units.make_embed(dtype)
+    assert_sound(ptx_of(embed, tokens, two, 0, three), dtype, units.THREADS, tmp_path)
+    assert_sound(ptx_of(embed_backward, tokens, three, two, 0, 0), dtype, units.THREADS, tmp_path)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .._device import Device
+from .._device import Device, Made
 from .._params import At
 from ..cells import Cell
 from ..kernels._loop import Batch, Flow, Trace
@@ -15,8 +15,6 @@ from ..kernels.cuda.plan import Plan, Way, as_it_is, k_first, plan
 from ..kernels.cuda.product import PART, Parts, Term, add_columns, add_terms, product
 from ._cuda_packing import gradient_pieces, operand_begins, operand_pieces, sum_begins
 from ._direction import Direction, Grid, Kept
-
-KEPT = 64  # arrays that are made of shapes alone, and kept on the device
 
 
 class Sums(NamedTuple):
@@ -45,15 +43,7 @@ class CudaDirection(Direction):
     def __init__(self, device: Device, cell: Cell, input_size: int, hidden_size: int, reverse: bool):
         super().__init__(cell, input_size, hidden_size, reverse)
         self.device = device
-        self._made = {}
-
-    def _once(self, key: tuple, make):
-        """What `make` gives, of what is in `key` alone; nobody writes to it."""
-        if key not in self._made:
-            if len(self._made) >= KEPT:
-                self._made.clear()
-            self._made[key] = make()
-        return self._made[key]
+        self._once = Made().once
 
     def plan(self, dtype) -> Plan:
         return plan(self.cell, self.H, dtype, self.device.precision)

@@ -81,7 +81,8 @@ def make_move(dtype):
 def move(pieces: Pieces, members: int, one, other, result) -> None:
     """Make the pieces of so many members in `result`; see the kernel."""
     (count, width), high = pieces.table.shape, -(-pieces.size // THREADS)
-    target.launch_flat(make_move(result.dtype), (high, count, members), THREADS, 0, pieces.table, width, one, other, result)
+    if members:
+        target.launch_flat(make_move(result.dtype), (high, count, members), THREADS, 0, pieces.table, width, one, other, result)
 
 
 @cache

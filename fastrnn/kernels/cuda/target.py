@@ -139,11 +139,15 @@ def require(precision: str) -> None:
         )
 
 
+def kept_memory() -> int:
+    """Bytes that no array has, and the driver need not be asked for."""
+    return arrays().get_default_memory_pool().free_bytes()
+
+
 def free_memory() -> int:
     """Bytes that arrays can still take on the GPU in use."""
-    cupy = arrays()
-    free, _ = cupy.cuda.runtime.memGetInfo()
-    return free + cupy.get_default_memory_pool().free_bytes()
+    free, _ = arrays().cuda.runtime.memGetInfo()
+    return free + kept_memory()
 
 
 def describe() -> Iterator[tuple[str, str]]:
