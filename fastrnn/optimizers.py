@@ -389,12 +389,16 @@ def _own(flat):
 
 def _settled(flat: np.ndarray, norm: float) -> float:
     """The norm of `flat`, from the root of its sum of squares."""
-    if 1e-140 < norm < math.inf:
+    if _is_usual(norm):
         return norm
     largest = float(abs(flat).max()) if flat.size else 0.0  # squares of float64 leave its range long before the norm does
     if largest == 0.0 or not math.isfinite(largest):
         return largest
     return largest * _norm(flat / largest)
+
+
+def _is_usual(norm: float) -> bool:
+    return 1e-140 < norm < math.inf
 
 
 def update_members(optimizers, params: Params, rows: np.ndarray, grads: Params, moments, steps) -> list[Info | None]:
@@ -422,12 +426,14 @@ def update_members(optimizers, params: Params, rows: np.ndarray, grads: Params, 
         return [_update_one(*each, params, grads, moments) for each in zip(optimizers, range(E), rows.tolist(), steps)]
     norms, infos, numbers, kept = _norms(grads.flat), [], [], []
     for e, (optimizer, step, norm) in enumerate(zip(optimizers, steps, norms.tolist())):
-        norm = _settled(grads.flat[e], norm)
+        if not _is_usual(norm):
+            norm = _settled(grads.flat[e], norm)
         if not math.isfinite(norm):
             infos.append(None)
             continue
         rate = optimizer._rate(step)
-        clip, clipped = optimizer._clip(grads.flat[e], norm)
+        own = grads.flat if optimizer.clip_value is None else grads.flat[e]  # where nobody looks at it, no array is made a model
+        clip, clipped = optimizer._clip(own, norm)
         infos.append(Info(norm, clipped, rate))
         numbers.append(optimizer._numbers(clip, rate, step))
         kept.append(e)
