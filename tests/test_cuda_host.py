@@ -145,7 +145,7 @@ def test_a_change_of_what_is_fixed_is_seen_by_the_next_call(gpu):
 def test_batches_of_any_shape_take_turns(gpu):
     """Even ones and ragged ones, of one size or another: what is kept of one does not enter another."""
     host, device = on_both(GRU)
-    for lengths in (EVEN, np.array([4, 4, 1]), EVEN, np.array([4, 4, 4]), np.array([1, 4, 3, 0, 2]), np.full(5, 2), EVEN[:3]):
+    for lengths in (np.full(3, 2), EVEN[:3], np.array([4, 4, 1]), EVEN, np.array([1, 4, 3, 0, 2]), np.full(5, 2), EVEN):
         compare(host, device, batch(host, lengths=lengths), lengths=lengths)
 
 
