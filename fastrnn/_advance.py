@@ -263,4 +263,4 @@ def _evaluate(model, data: Source, carry: bool) -> dict[str, float]:
 def _overflown(flat: np.ndarray) -> bool:
     """Whether any number is not finite, in one cheap pass: a sum is NaN or infinite then (and seldom otherwise)."""
     with np.errstate(over="ignore", invalid="ignore"):
-        return not np.isfinite(flat.sum()) and not np.isfinite(flat).all()
+        return not math.isfinite(float(flat.sum())) and not np.isfinite(flat).all()

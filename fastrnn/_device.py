@@ -41,7 +41,7 @@ class Device(NamedTuple):
 
     def here(self, value):
         """Another library's array on the GPU as one of CuPy's, not copied; all else as it is."""
-        if self.name == "cpu" or of(value).name == "cpu":
+        if self.name == "cpu" or isinstance(value, (np.ndarray, self.xp.ndarray)) or of(value).name == "cpu":
             return value
         return self.xp.from_dlpack(value) if _exchanged(value) else self.xp.asarray(value)
 
@@ -63,12 +63,31 @@ class Device(NamedTuple):
         """Raise before anything is begun where a GPU has no memory for so many numbers; a host's memory is the system's business."""
         if self.name == "cpu":
             return
-        size, free = numbers * np.dtype(dtype).itemsize, self.free()
-        if size > free:
+        from .kernels.cuda import target
+
+        size = numbers * np.dtype(dtype).itemsize
+        if size > target.kept_memory() and size > (free := self.free()):  # the driver takes its time to answer
             raise MemoryError(
                 f"device: about {size / 1e6:.0f} MB of the GPU's memory are required for {what}; got {free / 1e6:.0f} MB that are free. "
                 "Use a smaller batch or shorter sequences, or let go of other arrays"
             )
+
+
+class Made:
+    """What is made once of shapes alone, and kept where it is used; nobody writes to it."""
+
+    MOST = 64
+
+    def __init__(self):
+        self._found = {}
+
+    def once(self, key: tuple, make: Callable):
+        """What `make` gives, which may depend on nothing but `key`, and what never changes in the one who asks."""
+        if key not in self._found:
+            if len(self._found) >= self.MOST:
+                self._found.clear()
+            self._found[key] = make()
+        return self._found[key]
 
 
 CPU = Device("cpu", np, _memory.empty, _memory.zeros)
@@ -76,6 +95,8 @@ CPU = Device("cpu", np, _memory.empty, _memory.zeros)
 
 def of(array) -> Device:
     """Where an array is, CuPy's or another library's."""
+    if type(array) is np.ndarray or array is None:
+        return CPU
     return _cuda() if hasattr(array, "__cuda_array_interface__") or _exchanged(array) else CPU
 
 

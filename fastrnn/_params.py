@@ -47,28 +47,29 @@ class Params(Mapping):
         self.flat = np.zeros(size, dtype) if flat is None else flat
         if self.flat.shape[-1:] != (size,) or self.flat.ndim > 2:
             raise ValueError(f"flat: a buffer of shape ({size},) is required for these shapes; got {self.flat.shape}")
-        self._views, self._places, start, members = {}, {}, 0, self.flat.shape[:-1]
-        rows = np.atleast_2d(self.flat)
+        self._views, self._places, start, rows = {}, {}, 0, self.flat if self.flat.ndim == 2 else self.flat[None]
         for name, shape in self.shapes.items():
-            stop = start + math.prod(shape)
-            self._views[name], self._places[name] = self.flat[..., start:stop].reshape(members + shape), At(rows, start)
-            start = stop
+            self._places[name] = At(rows, start)
+            start += math.prod(shape)
 
     @property
     def dtype(self) -> np.dtype:
         return self.flat.dtype
 
     def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._views:  # made when they are asked for: those of gradients seldom are
+            shape, start = self.shapes[name], self._places[name].start
+            self._views[name] = self.flat[..., start : start + math.prod(shape)].reshape(self.flat.shape[:-1] + shape)
         return self._views[name]
 
     def __setitem__(self, name: str, value) -> None:
-        self._views[name][...] = value
+        self[name][...] = value
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._views)
+        return iter(self.shapes)
 
     def __len__(self) -> int:
-        return len(self._views)
+        return len(self.shapes)
 
     def __repr__(self) -> str:
         inner = ", ".join(f"{name}{list(shape)}" for name, shape in self.shapes.items())

@@ -389,12 +389,16 @@ def _own(flat):
 
 def _settled(flat: np.ndarray, norm: float) -> float:
     """The norm of `flat`, from the root of its sum of squares."""
-    if 1e-140 < norm < math.inf:
+    if _is_usual(norm):
         return norm
     largest = float(abs(flat).max()) if flat.size else 0.0  # squares of float64 leave its range long before the norm does
     if largest == 0.0 or not math.isfinite(largest):
         return largest
     return largest * _norm(flat / largest)
+
+
+def _is_usual(norm: float) -> bool:
+    return 1e-140 < norm < math.inf
 
 
 def update_members(optimizers, params: Params, rows: np.ndarray, grads: Params, moments, steps) -> list[Info | None]:
@@ -422,12 +426,14 @@ def update_members(optimizers, params: Params, rows: np.ndarray, grads: Params, 
         return [_update_one(*each, params, grads, moments) for each in zip(optimizers, range(E), rows.tolist(), steps)]
     norms, infos, numbers, kept = _norms(grads.flat), [], [], []
     for e, (optimizer, step, norm) in enumerate(zip(optimizers, steps, norms.tolist())):
-        norm = _settled(grads.flat[e], norm)
+        if not _is_usual(norm):
+            norm = _settled(grads.flat[e], norm)
         if not math.isfinite(norm):
             infos.append(None)
             continue
         rate = optimizer._rate(step)
-        clip, clipped = optimizer._clip(grads.flat[e], norm)
+        own = grads.flat if optimizer.clip_value is None else grads.flat[e]  # where nobody looks at it, no array is made a model
+        clip, clipped = optimizer._clip(own, norm)
         infos.append(Info(norm, clipped, rate))
         numbers.append(optimizer._numbers(clip, rate, step))
         kept.append(e)
@@ -446,7 +452,7 @@ def _norms(g) -> np.ndarray:
         return found
     from .kernels.cuda.updates import norms
 
-    return norms(device, g, np.full(E, np.inf))
+    return norms(device, g, math.inf)
 
 
 def _sweep(kind: type[Optimizer], rows, places, params, grads, moments, numbers) -> None:
@@ -475,7 +481,7 @@ def _norm(flat: np.ndarray, limit: float = math.inf) -> float:
     if _device.of(flat).name != "cpu":
         from .kernels.cuda.updates import norms
 
-        return float(norms(_device.of(flat), flat[None], np.array([limit]))[0])
+        return float(norms(_device.of(flat), flat[None], float(limit))[0])
     return math.sqrt(updates.sum_of_squares(flat, limit, np.zeros(LANES)))
 
 

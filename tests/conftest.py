@@ -9,7 +9,7 @@ import pytest
 
 import fastrnn as fr
 from fastrnn import _threads
-from fastrnn.kernels.cuda import losses, product, target, updates
+from fastrnn.kernels.cuda import compiler, losses, packing, plan, product, target, updates
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -28,15 +28,21 @@ def gpu(monkeypatch):
     def launch(kernel, blocks, threads, shared, *arguments):
         gridsim.launch(kernel, blocks, threads, shared, *arguments, **settings)
 
+    def launch_flat(kernel, blocks, threads, shared, *arguments):
+        launch(kernel, blocks, threads, shared, *compiler.flat(arguments))
+
     monkeypatch.setattr(target, "require", lambda precision: None)
     monkeypatch.setattr(target, "arrays", Arrays)
     monkeypatch.setattr(target, "capability", lambda: (9, 0))
     monkeypatch.setattr(target, "launch", launch)
+    monkeypatch.setattr(target, "launch_flat", launch_flat)
     monkeypatch.setattr(target, "free_memory", lambda: 10**8)
+    monkeypatch.setattr(target, "kept_memory", lambda: 0)
     monkeypatch.setattr(product, "SIDE", 4)  # small squares and blocks, for small matrices
     monkeypatch.setattr(product, "EDGE", 1)
-    for module in (losses, updates):
+    for module in (losses, packing, updates):
         monkeypatch.setattr(module, "THREADS", 8)
+    monkeypatch.setattr(plan, "_plan", plan._plan.__wrapped__)  # tests change what a plan is made from
     return settings.update
 
 

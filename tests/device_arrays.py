@@ -1,14 +1,20 @@
 """A stand-in for CuPy: arrays that refuse what arrays on a GPU refuse, so that the path to the GPU can be tested without one.
 
-They are no NumPy arrays: making one of them without `get`, or mixing the two, is an error. What `empty` gives is NaN.
+They are no NumPy arrays: making one of them without `get`, or mixing the two, is an error. What `empty` gives is NaN. What takes more than
+another view of an array is counted.
 """
 
+from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 WHAT_CUPY_LACKS = {"require", "errstate", "asfortranarray"}
+VIEWS = {"reshape", "ravel", "swapaxes", "broadcast_to", "ndim", "shape"}
+
+counted = Counter()  # operations by name; those that wait for the device are SYNCHRONOUS
+SYNCHRONOUS = {"get", "bool", "float"}
 
 
 def _plain(value, what):
@@ -28,6 +34,7 @@ def _wrapped(value):
 
 def _call(function, args, kwargs):
     name = getattr(function, "__name__", str(function))
+    counted.update({name} - VIEWS)
     return _wrapped(function(*_plain(args, name), **{key: _plain(value, name) for key, value in kwargs.items()}))
 
 
@@ -42,6 +49,7 @@ class DeviceArray(NDArrayOperatorsMixin):
 
     def __array_ufunc__(self, ufunc, method, *inputs, out=(), **options):
         if out:
+            counted[ufunc.__name__] += 1
             getattr(ufunc, method)(*_plain(inputs, ufunc.__name__), out=tuple(array.numbers for array in out), **options)
             return out[0]
         return _call(getattr(ufunc, method), inputs, options)
@@ -66,12 +74,16 @@ class DeviceArray(NDArrayOperatorsMixin):
         return Flags
 
     def get(self) -> np.ndarray:
+        counted["get"] += 1
         return self.numbers.copy()
 
     def __getitem__(self, index):
-        return DeviceArray(np.asarray(self.numbers[_plain(index, "index")]))
+        found = np.asarray(self.numbers[_plain(index, "index")])
+        counted["take"] += not np.may_share_memory(found, self.numbers) and found.size > 0
+        return DeviceArray(found)
 
     def __setitem__(self, index, value):
+        counted["put"] += 1
         self.numbers[_plain(index, "index")] = _plain(value, "assignment")
 
     def __len__(self):
@@ -81,9 +93,11 @@ class DeviceArray(NDArrayOperatorsMixin):
         return map(self.__getitem__, range(len(self)))
 
     def __bool__(self):
+        counted["bool"] += 1
         return bool(self.numbers)
 
     def __float__(self):
+        counted["float"] += 1
         return float(self.numbers)
 
     def __reduce__(self):
@@ -104,12 +118,15 @@ for name in ("reshape", "ravel", "swapaxes", "astype", "copy", "sum", "max", "al
 class Arrays:
     """The module."""
 
+    ndarray = DeviceArray
+
     @staticmethod
     def asarray(value):
         if isinstance(value, DeviceArray):
             return value
         if hasattr(value, "__cuda_array_interface__"):  # another library's, not copied
             return DeviceArray(np.asarray(SimpleNamespace(__array_interface__=value.__cuda_array_interface__)))
+        counted["asarray"] += 1
         return DeviceArray(np.array(value))
 
     @staticmethod
@@ -119,10 +136,14 @@ class Arrays:
 
     @staticmethod
     def ascontiguousarray(value, dtype=None):
-        return DeviceArray(np.ascontiguousarray(Arrays.asarray(value).numbers, dtype))
+        given = Arrays.asarray(value).numbers
+        found = np.ascontiguousarray(given, dtype)
+        counted["ascontiguousarray"] += not np.may_share_memory(found, given)
+        return DeviceArray(found)
 
     @staticmethod
     def empty(shape, dtype):
+        counted["empty"] += 1
         return DeviceArray(np.full(shape, np.nan, dtype) if np.dtype(dtype).kind == "f" else np.zeros(shape, dtype))
 
     def __getattr__(self, name):

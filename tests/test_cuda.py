@@ -298,11 +298,12 @@ def test_jacobian(gpu):
 
 
 @pytest.mark.parametrize("side, edge", [(4, 1), (4, 4), (16, 1)])
-@pytest.mark.parametrize("M, K, N", [(1, 1, 1), (17, 16, 5), (70, 3, 65), (5, 33, 64), (0, 3, 2)])
-def test_products(M, K, N, side, edge, gpu, monkeypatch):
+@pytest.mark.parametrize("M, K, N, most", [(1, 1, 1, 0), (17, 16, 5, 0), (70, 3, 65, 0), (70, 3, 5, 900), (5, 33, 64, 0), (0, 3, 2, 0)])
+def test_products(M, K, N, most, side, edge, gpu, monkeypatch):
     monkeypatch.setattr(product, "SIDE", side)
     monkeypatch.setattr(product, "EDGE", edge)
     monkeypatch.setattr(product, "PARTS", 2)
+    monkeypatch.setattr(product, "PARTS_BYTES", most)
     rng, device = np.random.default_rng(0), _device.device("cuda")
     put = device.put
     a, b, start = rng.normal(size=(1, M, K + 2)), rng.normal(size=(2, K, N)), rng.normal(size=(2, N + 3))

@@ -1,8 +1,10 @@
 """Every kernel for the GPU, compiled and assembled ahead of time: what no GPU is needed to see."""
 
+import ctypes
 import re
 import subprocess
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,6 +18,7 @@ from fastrnn.kernels._feedback import Feedback
 from fastrnn.kernels._loop import Batch, Flow, Trace
 from fastrnn.kernels.cuda import backward, closed, compiler, forward, fragments, loop, losses, mma, plan, product, target, units, updates
 from fastrnn.kernels.cuda.loop import Back, Run, Span, Weights
+from fastrnn.kernels.cuda.packing import THREADS, make_move, make_turns
 
 ARCHITECTURES = {"sm_80": (8, 0), "sm_90": (9, 0)}
 DTYPES = [np.dtype("float32"), np.dtype("float64")]
@@ -174,9 +177,9 @@ def test_the_time_loop_with_weights_in_registers(variant, dtype, tmp_path):
 def products_of(dtype, precision: str):
     """PTX of both kernels."""
     kernels = product.make_products(dtype, precision, product.SIDE, product.EDGE)
-    three, two, four = np.empty((0, 0, 0), dtype), np.empty((0, 0), dtype), np.empty((0,) * 4, dtype)
+    three, two = np.empty((0, 0, 0), dtype), np.empty((0, 0), dtype)
     yield ptx_of(kernels.product, three, 0, three, two, three, 0, 0)
-    yield ptx_of(kernels.transposed, three, three, 0, 0, 0, four)
+    yield ptx_of(kernels.transposed, three, three, 0, 0, 0, 0, 0, 0, three)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -185,7 +188,7 @@ def test_products(dtype, tmp_path):
     for ptx in products_of(dtype, "exact"):
         assert_sound(ptx, dtype, product.SIDE**2, tmp_path)
         assert "mma.sync" not in ptx
-    assert_sound(ptx_of(sums.columns, three, 0, 0, three), dtype, product.ELEMENTS, tmp_path)
+    assert_sound(ptx_of(sums.columns, three, 0, 0, 0, three), dtype, product.ELEMENTS, tmp_path)
     assert_sound(ptx_of(sums.add_parts, three, two), dtype, product.ELEMENTS, tmp_path)
 
 
@@ -199,11 +202,19 @@ def test_products_on_tensor_cores(precision, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_packing(dtype, tmp_path):
+    flat, whole, (by_step, by_time) = np.empty(0, dtype), np.empty(0, np.int64), make_turns(dtype)
+    assert_sound(ptx_of(make_move(dtype), whole, 0, flat, flat, flat), dtype, THREADS, tmp_path)
+    assert_sound(ptx_of(by_step, flat, whole, True, 0, 0, 0, flat), dtype, THREADS, tmp_path)
+    assert_sound(ptx_of(by_time, flat, whole, 0, 0, 0, 0, 0, flat), dtype, THREADS, tmp_path)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_updates(dtype, tmp_path):
-    kernels, whole, two, real = updates.make_updates(), np.empty(0, np.int64), np.empty((0, 0), dtype), np.empty((0, 0))
-    ptx = [ptx_of(kernels.squares, two, np.empty(0), real)]
+    kernels, two, real = updates.make_updates(), np.empty((0, 0), dtype), np.empty((0, 0))
+    ptx = [ptx_of(kernels.squares, two, 1.0, real)]
     for kind, moments in (("sgd", 1), ("rmsprop", 3), ("adam", 2)):
-        ptx.append(ptx_of(getattr(kernels, kind), whole, whole, two, two, (two,) * moments, real))
+        ptx.append(ptx_of(getattr(kernels, kind), two, two, (two,) * moments, real))
     for text in ptx:
         assert_sound(text, dtype, updates.THREADS, tmp_path, single=False)
 
@@ -213,7 +224,7 @@ def test_updates(dtype, tmp_path):
 def test_losses(name, dtype, tmp_path):
     two, flat, real = np.empty((0, 0), dtype), np.empty(0), np.empty((0, 0))
     wanted = np.empty(0, np.int64) if name == "cross_entropy" else real
-    for ptx in (ptx_of(losses.make_loss(name), two, wanted, flat, flat, two, flat, real), ptx_of(losses.make_total(), real, flat)):
+    for ptx in (ptx_of(losses.make_loss(name), two, wanted, flat, two, flat, real), ptx_of(losses.make_total(), real, flat)):
         assert_sound(ptx, dtype, losses.THREADS, tmp_path, single=False)
 
 
@@ -224,7 +235,9 @@ def test_layers_without_memory(dtype, tmp_path):
         apply, apply_backward = units.make_activations(name)
         assert_sound(ptx_of(apply, flat), dtype, units.THREADS, tmp_path)
         assert_sound(ptx_of(apply_backward, flat, flat), dtype, units.THREADS, tmp_path)
-    assert_sound(ptx_of(units.make_embed_backward(), np.empty((0, 0), np.int64), three, three), dtype, units.THREADS, tmp_path)
+    tokens, two, (embed, embed_backward) = np.empty((0, 0), np.int64), np.empty((0, 0), dtype), units.make_embed(dtype)
+    assert_sound(ptx_of(embed, tokens, two, 0, three), dtype, units.THREADS, tmp_path)
+    assert_sound(ptx_of(embed_backward, tokens, three, two, 0, 0), dtype, units.THREADS, tmp_path)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -299,8 +312,8 @@ def test_a_damaged_file_is_written_anew(kept):
 
 
 def test_a_launch(kept, monkeypatch):
-    """Everything up to the driver: CuPy is given the file, the name, the grid, and one number a parameter."""
-    launched = []
+    """Everything up to the driver: it is given the file, the name, the grid, and one number a parameter, first by CuPy, then directly."""
+    launched, direct = [], []
 
     class Module:
         def __init__(self, path):
@@ -308,17 +321,75 @@ def test_a_launch(kept, monkeypatch):
 
         def get_function(self, name):
             assert f".entry {name}(" in self.text
-            return lambda *given, **options: launched.append((self.text, given, options))
+            return Function(self.text)
+
+    class Function:
+        kernel = SimpleNamespace(ptr=7)
+
+        def __init__(self, text):
+            self.text = text
+
+        def __call__(self, *given, **options):
+            launched.append((self.text, given, options))
+
+    def launch_kernel(function, x, y, z, threads, *rest):
+        *block, shared, stream, parameters, extra = rest
+        addresses = np.ctypeslib.as_array((ctypes.c_int64 * 8).from_address(parameters))
+        direct.append([ctypes.c_int64.from_address(int(address)).value for address in addresses])
+        assert (function, x, y, z, threads, *block, shared, stream, extra) == (7, 5, 1, 1, 32, 1, 1, 64, 3, 0)
 
     device = SimpleNamespace(compute_capability="90")
-    runtime = SimpleNamespace(getDevice=lambda: 0)
-    cupy = SimpleNamespace(cuda=SimpleNamespace(runtime=runtime, Device=lambda: device), RawModule=Module)
-    monkeypatch.setattr(target, "arrays", lambda: cupy)
-    for _ in range(2):
-        target.launch(double, 5, 32, 64, Elsewhere(np.empty(3, np.float32)), 1)
-    text, (grid, block, arguments), options = launched[1]
-    assert text is launched[0][0] and ".target sm_90" in text
-    assert (grid, block, options) == ((5,), (32,), {"shared_mem": 64})
+    cuda = SimpleNamespace(runtime=SimpleNamespace(getDevice=lambda: 0), Device=lambda: device)
+    cuda.driver, cuda.get_current_stream = SimpleNamespace(launchKernel=launch_kernel), lambda: SimpleNamespace(ptr=3)
+    monkeypatch.setattr(target, "arrays", lambda: SimpleNamespace(cuda=cuda, RawModule=Module))
+    for n in (1, 2, 3):
+        target.launch(double, 5, 32, 64, Elsewhere(np.empty(3, np.float32)), n)
+    ((text, (grid, block, arguments), options),) = launched
+    assert ".target sm_90" in text and (grid, block, options) == ((5,), (32,), {"shared_mem": 64})
     assert [*arguments] == [0, 0, 3, 4, 0, 3, 4, 1] and all(isinstance(word, np.generic) for word in arguments)
+    assert direct == [[0, 0, 3, 4, 0, 3, 4, n] for n in (2, 3)]
     with pytest.raises(ValueError, match="contiguous"):
         target.launch(double, 5, 32, 64, Elsewhere(np.empty(6, np.float32)[::2]), 1)
+    thread = Thread(target=target.launch, args=(double, 5, 32, 64, Elsewhere(np.empty(3, np.float32)), 1))
+    thread.start()
+    thread.join()
+    assert len(launched) == 2 and len(direct) == 2  # a thread that the driver does not know
+
+
+@pytest.mark.parametrize("one_axis", [False, True])
+def test_parameters_in_a_hurry_are_those_of_numba(one_axis):
+    """Each number in its place and form, of everything that a kernel may be given."""
+    arrays = Elsewhere(np.empty((2, 3, 5), np.float32)), Elsewhere(np.empty((4, 0))), Elsewhere(np.empty(7, bool))
+    for n, array in enumerate(arrays):
+        array.data, array.reshape = SimpleNamespace(ptr=2**40 + n), lambda shape, array=array: Flat(array)
+    span = Span(*range(-2, len(Span._fields) - 2))
+    given = (span, (arrays[0], (True, arrays[1])), -3, 2.5, np.float32(0.1), np.float64(0.1), np.int64(-(2**40)), np.bool_(True), arrays[2])
+    kinds, numbers = [], []
+    compiler.spread(given, one_axis, kinds, numbers)
+    parameters = compiler.Parameters(numbers)
+    wanted = [*compiler.words(compiler.flat(given) if one_axis else given)]
+    for _ in range(2):
+        parameters.fill(numbers)
+        addresses = (ctypes.c_int64 * len(wanted)).from_address(parameters.address)
+        for address, word in zip(addresses, wanted, strict=True):
+            assert ctypes.string_at(address, word.itemsize) == word.tobytes()
+
+
+class Flat:
+    """An array of `Elsewhere` as reshape(-1) gives it."""
+
+    def __init__(self, array):
+        self.ndim, self.shape, self.strides, self.flags = 1, (array.size,), (array.itemsize,), array.flags
+        self.dtype, self.size, self.itemsize, self.data = array.dtype, array.size, array.itemsize, array.data
+
+
+def test_what_a_kernel_is_compiled_anew_for_is_told_apart():
+    x, y, n = Elsewhere(np.empty((2, 3), np.float32)), Elsewhere(np.empty((2, 3))), Elsewhere(np.empty(6, np.float32))
+    given = [(x,), (y,), (n,), (x, n), (n, x), ((x, n),), ((x,), n), (x, (n,)), (Back(x, x, x, x, x),), ((x, x, x, x, x),)]
+    given += [(number,) for number in (1, 1.0, True, np.float32(1), np.float64(1), np.int64(1))]
+    found = set()
+    for arguments in given:
+        kinds = []
+        compiler.spread(arguments, False, kinds, [])
+        found.add(tuple(kinds))
+    assert len(found) == len(given)

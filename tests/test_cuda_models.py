@@ -320,8 +320,8 @@ def test_warmup(precision, gpu, capsys, monkeypatch):
 
 
 def test_warmup_of_what_has_no_room(gpu, capsys):
-    assert cli.main(["warmup", "--device", "cuda", "--cells", "lstm", "--units", "999", "--precisions", "tf32"]) == 2
-    assert "hidden_size: at most 192 units" in capsys.readouterr().err
+    assert cli.main(["warmup", "--device", "cuda", "--cells", "lstm", "--units", "9999", "--precisions", "tf32"]) == 2
+    assert "units of a 'lstm' layer are required with precision='tf32'; got 9999" in capsys.readouterr().err
 
 
 def test_warmup_without_a_gpu(monkeypatch, capsys):

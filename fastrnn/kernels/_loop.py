@@ -1,5 +1,6 @@
 """What the time loops of every device are given, and how a cell's slots lie in memory."""
 
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -47,6 +48,7 @@ class Layout(NamedTuple):
     modulated: tuple[int, int]
 
 
+@cache
 def layout(cell) -> Layout:
     """The slots each product fills; they must be contiguous, which the order of `Cell.slots` sees to."""
 

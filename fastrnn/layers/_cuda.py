@@ -1,29 +1,29 @@
 """One direction of one recurrent layer on the GPU: what `_direction` is on the CPU, with the same contract."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 
-from .._device import Device
+from .._device import Device, Made
 from .._params import At
 from ..cells import Cell
 from ..kernels._loop import Batch, Flow, Trace
-from ..kernels.cuda import target
+from ..kernels.cuda import packing, target
 from ..kernels.cuda.loop import Back, Run, Span, Weights
 from ..kernels.cuda.plan import Plan, Way, as_it_is, k_first, plan
-from ..kernels.cuda.product import PART, Parts, add_columns, add_transposed, product
+from ..kernels.cuda.product import PART, Parts, Term, add_columns, add_terms, product
+from ._cuda_packing import gradient_pieces, operand_begins, operand_pieces, sum_begins
 from ._direction import Direction, Grid, Kept
 
 
 class Sums(NamedTuple):
-    """Parameter gradients of E members: of every product's operand (E, K, N), of all slots' biases (E, Z), unit parameters (E, P H)."""
+    """Parameter gradients of E members: total (E, .), see `sum_begins`; and of each run with a bound, what clipping did, (E, 3): entries
+    clipped, sum of what was cut off, sum of magnitudes before.
+    """
 
-    input: object
-    recurrent: object
-    modulated: object
-    bias: object
-    unit: object
-    cut: object  # (E, 3): entries clipped, sum of what was cut off, sum of magnitudes before
+    total: object
+    cut: list
 
 
 class Stretch(NamedTuple):
@@ -43,6 +43,7 @@ class CudaDirection(Direction):
     def __init__(self, device: Device, cell: Cell, input_size: int, hidden_size: int, reverse: bool):
         super().__init__(cell, input_size, hidden_size, reverse)
         self.device = device
+        self._once = Made().once
 
     def plan(self, dtype) -> Plan:
         return plan(self.cell, self.H, dtype, self.device.precision)
@@ -53,23 +54,22 @@ class CudaDirection(Direction):
         return Grid(1 << (block.bit_length() - 1), rows, -(-B // rows))
 
     def batch(self, x, rows, mask=None, pull=None) -> Batch:
-        put, empty = self.device.put, self.device.empty
-        goal, alpha = pull or (empty((1, 0, x.shape[2], self.H), x.dtype), empty((0,), x.dtype))
-        order = np.argsort(-rows.lengths, axis=1, kind="stable")  # a block ends with its longest row: like lengths together
-        mask, lengths = empty((1, 0, self.H), x.dtype) if mask is None else mask, put(rows.lengths)
-        if self.reverse or (rows.lengths != x.shape[1]).any():
-            x = self._by_step(x, lengths)
-        return Batch(x, put(order), lengths, mask, goal, alpha)
+        nothing, lengths = self._nothing(x.dtype), rows.lengths
+        if rows.even:
+            lengths, order = self._once(("rows", rows.steps, *lengths.shape), lambda: self._placed(lengths))
+        else:
+            lengths, order = self._placed(lengths)
+        if self.reverse or not rows.even or rows.steps < x.shape[1]:
+            x = packing.by_step(x, lengths, self.reverse, self.device.empty)
+        goal, alpha = pull or (nothing, nothing)
+        return Batch(x, order, lengths, nothing if mask is None else mask, goal, alpha)
 
-    def _by_step(self, x, lengths):
-        """x (E or 1, T, B, D) in the order of processing."""
-        xp, lengths = self.device.xp, lengths[:, None]
-        step = xp.arange(x.shape[1])[None, :, None]
-        valid = step < lengths
-        places = xp.where(valid, lengths - 1 - step if self.reverse else step, 0)
-        member = xp.arange(len(x))[:, None, None]
-        found = x[member, places, xp.arange(x.shape[2])]
-        return xp.ascontiguousarray(xp.where(valid[..., None], found, x.dtype.type(0)))
+    def _placed(self, lengths: np.ndarray) -> tuple:
+        """On the device: lengths, and the order of the rows: a block ends with its longest one, so like lengths are together."""
+        return self.device.put(lengths), self.device.put(np.argsort(-lengths, axis=1, kind="stable"))
+
+    def _nothing(self, dtype):
+        return self._once(("nothing", dtype), lambda: self.device.empty(0, dtype))
 
     def over_batch(self, flow):
         E, S, B, H = flow.shape
@@ -78,35 +78,42 @@ class CudaDirection(Direction):
         return total.reshape(E, S, H)
 
     def cut(self, sums: list[Sums], E: int) -> np.ndarray:
-        return sum((self.device.get(found.cut).astype(float) for found in sums), np.zeros((E, 3)))
+        return sum((self.device.get(part).astype(float) for found in sums for part in found.cut), np.zeros((E, 3)))
 
     def _inputs(self, batch: Batch, begin: int, end: int):
         """The inputs of steps [begin, end), one row a step and sequence: (E or 1, n B, D)."""
-        x = self.device.xp.ascontiguousarray(batch.x[:, begin:end])
+        x = batch.x
+        if (begin, end) != (0, x.shape[1]):
+            x = self.device.xp.ascontiguousarray(x[:, begin:end])
         return x.reshape(len(x), -1, self.D)
 
     def pack(self, p: dict[str, At], backward: bool) -> Weights:
-        flat, H, xp = p["weight_ih"].flat, self.H, self.device.xp
-        E, dtype, G = flat.shape[0], flat.dtype, len(self.cell.gates)
-        own = self.plan(dtype)
-        way, ready = (own.backward, as_it_is) if backward else (own.forward, k_first)
-        bias = self.device.zeros((E, len(self.cell.slots) * H), dtype)
-        for name, slot, block in self.bias_blocks:
-            bias[:, slot] += p[name].part(block)
-        unit = self.device.empty((E, len(self.cell.parameters), H), dtype)
-        for i, name in enumerate(self.cell.parameters):
-            unit[:, i] = p[name].part(slice(0, H))
+        own = p["weight_ih"].flat
+        other = next((at.flat for at in p.values() if at.flat is not own), own)  # of what is fixed
+        (E, _), dtype, plan = own.shape, own.dtype, self.plan(own.dtype)
+        recurrent, ready = (plan.backward.operand, as_it_is) if backward else (plan.forward.operand, k_first)
+        at = {name: (int(flat is not own), start, flat.shape[1] if len(flat) > 1 else 0) for name, (flat, start) in p.items()}
+        axes = ready is k_first, recurrent is k_first, ready is k_first
+        pieces = self._once(
+            ("operands", axes, E, *at.items()), lambda: packing.on_device(self.device, operand_pieces(self, axes, E, at))
+        )
+        begins = self._once(("begins", E), lambda: operand_begins(self, E))
+        whole = self.device.empty(begins[-1], dtype)
+        packing.move(pieces, E, own, other, whole)
 
-        def operand(name, rows, K, lay_out):
-            if not rows.size:
-                return self.device.empty((E, 0, 0), dtype)
-            weight = p[name].part(slice(0, G * H * K)).reshape(E, G * H, K)[:, self.device.put(rows)]
-            return lay_out(xp.ascontiguousarray(weight), self.device.empty)
+        def part(n, *shape):
+            size = math.prod(shape)
+            found = whole[begins[n] : begins[n] + size] if size else self._nothing(dtype)
+            return found.reshape(shape) if len(shape) > 1 else found
 
-        return Weights(
-            operand("weight_ih", self.input_rows, self.D, ready), operand("weight_hh", self.recurrent_rows, H, way.operand),
-            operand("weight_hh", self.modulated_rows, H, ready), bias, unit,
-        )  # fmt: skip
+        D, H, Ni, Nr = self.D, self.H, self.input_rows.size, self.recurrent_rows.size
+        input = part(0, E, D, Ni) if ready is k_first else part(0, E, Ni, D)
+        if Nr and recurrent not in (k_first, as_it_is):
+            weight = recurrent(part(1, E, Nr, H), self.device.empty)
+        else:
+            weight = part(1, E * Nr * H)
+        bias = self._nothing(dtype) if backward else part(3, E, len(self.cell.slots) * H)
+        return Weights(input, weight, part(2, E * H * self.modulated_rows.size), bias, part(4, E * len(self.cell.parameters) * H))
 
     def packed(self, p: dict[str, At]) -> Weights:
         return self.pack(p, backward=False)
@@ -116,21 +123,11 @@ class CudaDirection(Direction):
 
     def add_gradients(self, sums: list[Sums], grads: dict[str, At]) -> None:
         """grads[name] += all sums; only the names that `grads` has."""
-        G, H = len(self.cell.gates), self.H
+        flat = grads["weight_ih"].flat
+        at = {name: (start, flat.shape[1]) for name, (_, start) in grads.items()}
         for found in sums:
-            for name, part, rows, K in (
-                ("weight_ih", found.input, self.input_rows, self.D),
-                ("weight_hh", found.recurrent, self.recurrent_rows, H),
-                ("weight_hh", found.modulated, self.modulated_rows, H),
-            ):
-                for first in range(0, rows.size, H):  # slot by slot: two of them may share a gate
-                    weight = grads[name].part(slice(0, G * H * K)).reshape(-1, G * H, K)
-                    weight[:, rows[first] : rows[first] + H] += part[:, :, first : first + H].swapaxes(1, 2)
-            for name, slot, block in self.bias_blocks:
-                grads[name].part(block)[...] += found.bias[:, slot]
-            for i, name in enumerate(self.cell.parameters):
-                if name in grads:
-                    grads[name].part(slice(0, H))[...] += found.unit[:, i * H : (i + 1) * H]
+            pieces = self._once(("gradients", *at.items()), lambda: packing.on_device(self.device, gradient_pieces(self, at)))
+            packing.move(pieces, len(flat), found.total, found.total, flat)
 
     def forward(self, weights: Weights, kept: Kept, grid: Grid, state, begin: int, end: int, offset: int | None = None) -> None:
         """As on the CPU; the tape begins at step `offset`, at `begin` by default."""
@@ -148,21 +145,25 @@ class CudaDirection(Direction):
         (E, _, B, _), segment = dstate.shape, begin // kept.segment
         if not B or not E:
             return
-        back = self.back(E, end - begin, B, dstate.dtype)
+        back = self.back(E, end - begin, B, dstate.dtype, even=kept.even)
         self.retreat(weights, kept, flow, dstate, back, Stretch(begin, end, segment * kept.segment), limit)
         if not sums:
             sums.append(self.new_sums(E, dstate.dtype))
-        self.add_sums(sums[0], kept.batch, back, begin, end)
+        self.add_sums(sums[0], kept.batch, back, begin, end, limit)
         if flow.dx.shape[1]:
             self.add_dx(weights, kept.batch, back.dz, flow.dx, begin, end)
 
-    def back(self, E: int, n: int, B: int, dtype, launches: int = 1) -> Back:
-        """Room for what `retreat` leaves of n steps."""
-        zeros, G, P, H, grid = self.device.zeros, len(self.cell.slots), len(self.cell.parameters), self.H, self.grid(B, dtype)
-        modulated = zeros((E, n if self.modulated_rows.size else 0, B, H), dtype)
+    def back(self, E: int, n: int, B: int, dtype, launches: int = 1, even: bool = False) -> Back:
+        """Room for what `retreat` leaves of n steps. `even`: every sequence has all of them, so that everything is written."""
+        make, G, P = self.device.empty if even else self.device.zeros, len(self.cell.slots), len(self.cell.parameters)
+
+        def room(*of_a_row):
+            return make((E, n, B, *of_a_row, self.H), dtype)
+
         own = self.plan(dtype)
-        cut = zeros((E, launches, grid.slices * own.blocks, own.threads, 3), dtype)
-        return Back(zeros((E, n, B, G, H), dtype), zeros((E, n, B, P, H), dtype), zeros((E, n, B, H), dtype), modulated, cut)
+        cut = self.device.empty((E, launches, self.grid(B, dtype).slices * own.blocks, own.threads, 3), dtype)
+        nothing = self._nothing(dtype).reshape(1, 0, 0, 0)  # `Back.at` takes parts of it
+        return Back(room(G), room(P) if P else nothing, room(), room() if self.modulated_rows.size else nothing, cut)
 
     def retreat(self, weights: Weights, kept: Kept, flow: Flow, dstate, back: Back, steps: "Stretch", limit) -> None:
         """Take `dstate` back over `steps`, filling `back`."""
@@ -183,51 +184,40 @@ class CudaDirection(Direction):
     def _launch(self, way: Way, grid: Grid, run: Run, *arguments) -> None:
         """Run the kernel of one way on as many blocks as there are slices of members."""
         own = self.plan(run.trace.y.dtype)
-        target.launch(way.kernel(), len(run.trace.y) * grid.slices * own.blocks, own.threads, way.shared, *flat((run, *arguments)))
+        blocks = len(run.trace.y) * grid.slices * own.blocks
+        target.launch_flat(way.kernel(), blocks, own.threads, way.shared, run, *arguments)
 
     def new_sums(self, E: int, dtype) -> Sums:
         """Zeros."""
-        zeros, H, G = self.device.zeros, self.H, len(self.cell.slots)
-        sides = (self.D, self.input_rows), (H, self.recurrent_rows), (H, self.modulated_rows)
-        operands = [zeros((E, K, rows.size), dtype) for K, rows in sides]
-        return Sums(*operands, zeros((E, G * H), dtype), zeros((E, len(self.cell.parameters) * H), dtype), zeros((E, 3), dtype))
+        return Sums(self.device.zeros((E, sum_begins(self)[-1]), dtype), [])
 
-    def add_sums(self, sums: Sums, batch: Batch, back: Back, begin: int, end: int) -> None:
+    def add_sums(self, sums: Sums, batch: Batch, back: Back, begin: int, end: int, limit) -> None:
         """Add the gradients of the parameters, from those of the pre-activations of steps [begin, end), after which all have been added."""
-        (E, n, B, G, H), empty, lay = back.dz.shape, self.device.empty, self.layout
+        (E, n, B, G, H), lay, begins = back.dz.shape, self.layout, self._once(("sums",), lambda: sum_begins(self))
         dz, block = back.dz.reshape(E, n * B, G * H), self.grid(B, back.dz.dtype).block
-        rows = Parts(block * B, begin % block * B)
-        for total, left, slots in (
-            (sums.input, self._inputs(batch, begin, end), lay.input),
-            (sums.recurrent, back.held.reshape(E, n * B, H), lay.recurrent),
-            (sums.modulated, back.modulated.reshape(E, -1, H), lay.modulated),
+        parts, width = Parts(block * B, begin % block * B), self.recurrent_rows.size + self.modulated_rows.size
+        terms = []
+        for left, at, (first, last), step in (
+            (self._inputs(batch, begin, end), begins[0], lay.input, self.input_rows.size),
+            (back.held.reshape(E, n * B, H), begins[1], lay.recurrent, width),
+            (back.modulated, begins[1] + self.recurrent_rows.size, lay.modulated, width),
         ):
-            add_transposed(left, dz, slots[0] * H, total, empty, rows, self.device.precision)
-        add_columns(dz, sums.bias, empty, rows)
-        add_columns(back.dunit.reshape(E, n * B, -1), sums.unit, empty, rows)
-        sums.cut[...] += back.cut.sum(axis=(1, 2, 3))
+            if last > first:
+                terms.append(Term(left.reshape(len(left), -1, left.shape[-1]), dz, at, first * H, (last - first) * H, step))
+        terms.append(Term(None, dz, begins[2]))
+        if self.cell.parameters:
+            terms.append(Term(None, back.dunit.reshape(E, n * B, -1), begins[3]))
+        add_terms(terms, sums.total, self.device.empty, parts, self.device.precision)
+        if limit < np.inf:
+            sums.cut.append(back.cut.sum(axis=(1, 2, 3)))
 
     def add_dx(self, weights: Weights, batch: Batch, dz, dx, begin: int, end: int) -> None:
         """dL/dx (E, T, B, D) at the times of steps [begin, end)."""
-        (E, n, B, G, H), zeros = dz.shape, self.device.zeros
-        by_step, first = self.device.empty((E, n, B, self.D), dz.dtype), self.layout.input[0] * H
-        flat, start = by_step.reshape(E, -1, self.D), zeros((E, self.D), dz.dtype)
-        product(dz.reshape(E, -1, G * H), first, weights.input, start, flat, 0, self.D, self.device.precision)
+        (E, n, B, G, H), D, empty = dz.shape, self.D, self.device.empty
+        start = self._once(("zeros", E, dz.dtype), lambda: self.device.zeros((E, D), dz.dtype))
+        by_step, first = empty((E, n, B, D), dz.dtype) if self.reverse or n < dx.shape[1] else dx, self.layout.input[0] * H
+        product(dz.reshape(E, n * B, G * H), first, weights.input, start, by_step.reshape(E, n * B, D), 0, D, self.device.precision)
         if self.reverse:
-            steps = self.device.xp.arange(begin, end)[None, :, None]
-            valid = steps < batch.lengths[:, None]
-            e, s, b = self.device.xp.nonzero(self.device.xp.broadcast_to(valid, (E, n, B)))
-            dx[e, batch.lengths[e % len(batch.lengths), b] - 1 - begin - s, b] = by_step[e, s, b]
-        else:
+            packing.by_time(by_step, batch.lengths, begin, dx)
+        elif by_step is not dx:
             dx[:, begin:end] = by_step
-
-
-def flat(value):
-    """Arrays in tuples, each with one axis: index arithmetic over five keeps more in registers than a thread has."""
-    if isinstance(value, tuple):
-        return type(value)(*map(flat, value)) if hasattr(value, "_fields") else tuple(map(flat, value))
-    if not hasattr(value, "shape") or not value.shape:
-        return value
-    if not value.flags.c_contiguous:
-        raise ValueError("kernels: contiguous arrays are required")  # a copy would take what they write with it
-    return value.reshape(-1)

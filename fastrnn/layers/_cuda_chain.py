@@ -33,7 +33,7 @@ class CudaChain(Chain):
             y[0, rows.steps :] = 0.0
             others, saved = device.empty((1, steps, B, S - 1, H), dtype), device.empty((1, steps, B, K, H), dtype)
             mask = None if mask is None else device.put(mask)[None]
-            entering = d.batch(device.zeros((1, T, B, 0), dtype), rows, mask)._replace(x=x[None])  # as it will be, not as it is
+            entering = d.batch(device.empty((1, T, B, 0), dtype), rows, mask)._replace(x=x[None])  # as it will be, not as it is
             kept.append(Kept(entering, y, 0, others, saved, device.empty((1, 0, B, G, H), dtype), [state.copy()], max(rows.steps, 1)))
             parts.append((d.pack(self.parameters(place), backward=False), state))
             x = y[0]
@@ -85,7 +85,7 @@ class CudaChain(Chain):
         for place, kept, back in zip(self.places, loop.kept, backs):
             layer, own = self.layers[place.layer], grads[place.layer]
             found = [place.direction.new_sums(1, dtype)]
-            place.direction.add_sums(found[0], kept.batch, back, 0, steps)
+            place.direction.add_sums(found[0], kept.batch, back, 0, steps, limit)
             target = as_cell(own) if isinstance(layer, Linear) else layer._learned(place.depth, own)
             place.direction.add_gradients(found, target)
             cuts.append(place.direction.cut(found, 1)[0])

@@ -1,7 +1,8 @@
 """Layers without memory on the GPU: what `feedforward` computes on the CPU, for E models, with the same contract."""
 
-from ..kernels.cuda import units
-from ..kernels.cuda.product import Parts, add_columns, add_transposed, product
+from ..kernels.cuda import packing, units
+from ..kernels.cuda.packing import ADD, Piece
+from ..kernels.cuda.product import Parts, Term, add_terms, product
 
 
 def linear(layer, params, x):
@@ -18,18 +19,25 @@ def linear(layer, params, x):
 
 def linear_backward(layer, params, x, y, dy, grads):
     """dx (E, N, D) from dL/dy (E, N, O); adds to `grads`."""
-    (E, N, O), D, device = y.shape, layer.input_size, layer.device
+    (E, N, O), D, device, dtype = y.shape, layer.input_size, layer.device, layer.dtype
     if layer.activation != "identity":
         dy = dy.copy()
         units.activate_backward(layer.activation, y, dy)
-    dx = device.empty((E, N, D), layer.dtype)
-    product(dy, 0, device.xp.ascontiguousarray(_weight(layer, params)), device.zeros((E, D), layer.dtype), dx, 0, D, device.precision)
-    dweight, dbias = device.zeros((E, D, O), layer.dtype), device.zeros((E, O), layer.dtype)
-    add_transposed(x, dy, 0, dweight, device.empty, Parts(), device.precision)
-    add_columns(dy, dbias, device.empty, Parts())
-    _weight(layer, grads)[...] += dweight.swapaxes(1, 2)
-    grads.at("bias").part(slice(0, O))[...] += dbias
+    dx, total = device.empty((E, N, D), dtype), device.zeros((E, D * O + O), dtype)
+    nothing = layer.made.once(("zeros", E), lambda: device.zeros((E, D), dtype))
+    product(dy, 0, device.xp.ascontiguousarray(_weight(layer, params)), nothing, dx, 0, D, device.precision)
+    add_terms([Term(x, dy, 0, 0, O, O), Term(None, dy, D * O)], total, device.empty, Parts(), device.precision)
+    (flat, start), (_, bias) = grads.at("weight"), grads.at("bias")
+    key = flat.shape[1], start, bias
+    pieces = layer.made.once(("gradients", *key), lambda: packing.on_device(device, _pieces(D, O, *key)))
+    packing.move(pieces, E, total, total, flat)
     return dx
+
+
+def _pieces(D: int, O: int, n: int, weight: int, bias: int) -> list[Piece]:
+    """What sums for a weight (D, O) and a bias (O,) add to gradients that begin there in rows of n numbers."""
+    step = D * O + O
+    return [Piece(ADD, O, D, weight, D, 1, n, 1, O, ((0, 0, step),)), Piece(ADD, 1, O, bias, 0, 1, n, 0, 1, ((0, D * O, step),))]
 
 
 def _weight(layer, params):
@@ -41,14 +49,12 @@ def _weight(layer, params):
 
 def embed(layer, params, tokens):
     """y (E, N, dimension) of tokens (E or 1, N)."""
-    table = params.at("weight").part(slice(0, layer.num_symbols * layer.dimension)).reshape(-1, layer.num_symbols, layer.dimension)
-    members = layer.device.xp.arange(len(table))[:, None]
-    return table[members, layer.device.put(tokens)]
+    flat, start = params.at("weight")
+    y = layer.device.empty((len(flat), tokens.shape[1], layer.dimension), layer.dtype)
+    units.embed(layer.device.put(tokens), flat, start, y)
+    return y
 
 
 def embed_backward(layer, tokens, dy, grads) -> None:
     """Add to `grads`, from dL/dy (E, N, dimension)."""
-    part = grads.at("weight").part(slice(0, layer.num_symbols * layer.dimension))
-    found = layer.device.zeros((len(part), layer.num_symbols, layer.dimension), dy.dtype)
-    units.embed_backward(layer.device.put(tokens), dy, found)
-    part[...] += found.reshape(part.shape)
+    units.embed_backward(layer.device.put(tokens), dy, *grads.at("weight"), layer.num_symbols)

@@ -47,6 +47,7 @@ class Kept(NamedTuple):
     preactivations: np.ndarray
     starts: list  # the state (E, S, B, H) at the first step of every segment
     segment: int  # steps; all of them where everything is kept
+    even: bool = False  # whether every sequence is known to have all steps
 
 
 def weight_rows(cell, H: int, slots: tuple[int, int], side: str) -> np.ndarray:

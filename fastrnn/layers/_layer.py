@@ -13,11 +13,14 @@ from ._merge import merged, merged_backward
 
 
 class Rows(NamedTuple):
-    """How a batch stands: `order` (E or 1, B) of its rows, in each slice the longest first; their `lengths`; `steps` of the longest."""
+    """How a batch stands: `order` (E or 1, B) of its rows, in each slice the longest first; their `lengths`; `steps` of the longest;
+    `even` where all are as long.
+    """
 
     order: np.ndarray
     lengths: np.ndarray
     steps: int
+    even: bool
 
     @classmethod
     def of(cls, lengths: np.ndarray) -> "Rows":
@@ -25,7 +28,8 @@ class Rows(NamedTuple):
         order, B = np.argsort(-lengths, axis=1, kind="stable"), lengths.shape[1]
         ragged = (lengths != lengths[:, :1]).any(axis=1)
         order[ragged] = order[ragged][:, dealt(B, slice_rows(B))]
-        return cls(order, lengths, int(lengths.max(initial=0)))
+        steps = int(lengths.max(initial=0))
+        return cls(order, lengths, steps, bool((lengths == steps).all()))
 
     @classmethod
     @lru_cache(64)
@@ -78,19 +82,20 @@ class Layer:
         self.device.require_room(E * numbers, dtype, f"{T} steps of {B} sequences forward")
         if self.concat:
             shared = empty((E, T, B, H * count), dtype)
-        kept, states = [], [state.copy() for state in states]
+        kept, starts, states = [], states, [state.copy() for state in states]
         for n, mask in enumerate(masks):
             y = shared if self.concat else empty((E, T, B, H), dtype)
-            y[:, rows.steps :] = 0.0  # the kernel clears what lies between a row's length and the longest
+            if rows.steps < T:
+                y[:, rows.steps :] = 0.0  # the kernel clears what lies between a row's length and the longest
             tape = self._room(E, tape_steps, B, dtype) + (empty((E, rows.steps * details, B, G, H), dtype),)
             batch = self.directions[n].batch(x, rows, mask, pull)
-            kept.append(Kept(batch, y, n * H * self.concat, *tape, [], segment or max(rows.steps, 1)))
+            kept.append(Kept(batch, y, n * H * self.concat, *tape, [], segment or max(rows.steps, 1), rows.even))
         # calls without a tape come in rows, with the same weights
         weights = [d.packed(p) if segment is None else d.pack(p, backward=False) for d, p in zip(self.directions, parameters)]
         for begin in range(0, rows.steps, kept[0].segment):
             end = min(begin + kept[0].segment, rows.steps)
-            for d, k, w, state in zip(self.directions, kept, weights, states):
-                k.starts.append(state.copy())
+            for d, k, w, start, state in zip(self.directions, kept, weights, starts, states):
+                k.starts.append(state.copy() if begin else start)
                 k = k._replace(preactivations=k.preactivations[:, begin:end] if details else k.preactivations)
                 d.forward(w, k, d.grid(B, dtype), state, begin, end)
         return self._merged(kept), kept, states
@@ -121,14 +126,15 @@ class Layer:
         S, G = len(self.cell.states), len(self.cell.slots)
         numbers = T * D * inputs + min(rows.steps, kept[0].segment) * (G + 2 + len(self.cell.parameters) + (G + S) * details) * self.H
         self.device.require_room(E * B * len(kept) * numbers, dtype, f"{T} steps of {B} sequences backward")
-        everywhere = begin == 0 and bool((rows.lengths == T).all())
+        everywhere = begin == 0 and rows.even and rows.steps == T
         empty, zeros = self.device.empty, self.device.zeros
+        show = zeros if details else empty
         dx = [(empty if everywhere else zeros)((E, T * inputs, B, D), dtype) for _ in kept]
         dstates, steps = [state.copy() for state in dstates], rows.steps
         grids = [d.grid(B, dtype) for d in self.directions]
         sums = [d.sums(E * grid.slices, dtype) for d, grid in zip(self.directions, grids)]
         shown = [
-            Shown(zeros((E, steps * details, B, S, self.H), dtype), zeros((E, steps * details, B, G, self.H), dtype)) for _ in kept
+            Shown(show((E, steps * details, B, S, self.H), dtype), show((E, steps * details, B, G, self.H), dtype)) for _ in kept
         ]
         back = [d.pack(p, backward=True) for d, p in zip(self.directions, parameters)]
         dys, segment = self._dy(dy, kept), kept[0].segment

@@ -57,7 +57,7 @@ class Linear:
         self.device = _device.device(device, precision, self.dtype)
         shapes = {"weight": (self.output_size, self.input_size), "bias": (self.output_size,)}
         self.params = Params(shapes, self.dtype, self.device.put(Params(shapes, self.dtype).flat))
-        self._rows = np.arange(output_size)
+        self._rows, self.made = np.arange(output_size), _device.Made()
         self.draw(self.seed)
 
     def draw(self, seed: int) -> None:
@@ -184,6 +184,7 @@ class Embedding:
         x = _device.host(x)
         shape = _any(_ndim(x) - 1) + (self.group,) if self.group else _any(_ndim(x))
         tokens = _check.integers("x", x, shape, 0, self.num_symbols - 1, meaning="(symbols)")
+        tokens = self.device.put(tokens)
         return self.run(self.params, tokens.reshape(1, -1)).reshape(self._shape(tokens)), tokens
 
     def backward(self, tape, dy):

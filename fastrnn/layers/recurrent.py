@@ -448,7 +448,9 @@ class Recurrent(Network):
         x = self.device.array("x", x, (*words, self.input_size), self.dtype, meaning="(time first, unless batch_first=True)")
         if self.batch_first:
             x = self._swapped(x)
-        return x, Rows.full(*x.shape[:2]) if lengths is None else Rows.of(_check.lengths(lengths, *x.shape[:2])[None])
+        T, B = x.shape[:2]
+        lengths = None if lengths is None else _check.lengths(lengths, T, B)
+        return x, Rows.full(T, B) if lengths is None or (lengths == T).all() else Rows.of(lengths[None])
 
     def _pull_in(self, pull, T: int, B: int) -> tuple[np.ndarray, np.ndarray]:
         if self.bidirectional or self.reverse:

@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import shutil
+import struct
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -139,16 +140,70 @@ def like(value):
     return np.empty((0,) * value.ndim, value.dtype) if _is_array(value) else value
 
 
+def flat(value):
+    """Arrays in tuples, each with one axis."""
+    if isinstance(value, tuple):
+        return type(value)(*map(flat, value)) if hasattr(value, "_fields") else tuple(map(flat, value))
+    if not _is_array(value):
+        return value
+    _require_contiguous(value)
+    return value.reshape(-1)
+
+
+def _require_contiguous(array) -> None:
+    if not array.flags.c_contiguous:
+        raise ValueError("kernels: contiguous arrays are required")  # a copy would take what they write with it
+
+
 def words(value) -> Iterator[np.generic]:
     """The parameters that Numba makes of an argument: of an array owner and parent (none here), size, itemsize, data, shape, strides."""
     if isinstance(value, tuple):
         for part in value:
             yield from words(part)
     elif _is_array(value):
-        if not value.flags.c_contiguous:
-            raise ValueError("kernels: contiguous arrays are required")  # a copy would take what they write with it
+        _require_contiguous(value)
         yield from (np.uint64(0), np.uint64(0), np.int64(value.size), np.int64(value.itemsize), np.uint64(value.data.ptr))
         yield from map(np.int64, value.shape)
         yield from map(np.int64, value.strides)
     else:
         yield value if isinstance(value, np.generic) else {bool: np.bool_, int: np.int64, float: np.float64}[type(value)](value)
+
+
+FORMS = {bool: "?7x", int: "q", float: "d", np.bool_: "?7x", np.int64: "q", np.float32: "f4x", np.float64: "d"}  # in eight bytes each
+
+
+def spread(value: tuple, one_axis: bool, kinds: list, numbers: list) -> None:
+    """`words` in a hurry: add to `numbers` the parameters' values, and to `kinds` what a kernel is compiled anew for.
+
+    `one_axis`: arrays are taken as `flat` has them.
+    """
+    for part in value:
+        what = type(part)
+        if what in FORMS:
+            kinds.append(what)
+            numbers.append(part)
+        elif isinstance(part, tuple):
+            kinds += what, len(part)
+            spread(part, one_axis, kinds, numbers)
+        else:
+            _require_contiguous(part)
+            axes, size, itemsize = 1 if one_axis else part.ndim, part.size, part.itemsize
+            kinds += part.dtype.char, axes
+            numbers += 0, 0, size, itemsize, part.data.ptr
+            numbers += (size, itemsize) if axes == 1 else (*part.shape, *part.strides)
+
+
+class Parameters:
+    """Memory for the parameters of launches of one kind, eight bytes each, and for their addresses, which the driver asks for.
+
+    It has read them when a launch returns; until then nobody else may write there.
+    """
+
+    def __init__(self, numbers: list):
+        self._form = struct.Struct("".join(FORMS[type(number)] for number in numbers))
+        self._values = np.zeros(len(numbers), np.int64)
+        self._addresses = self._values.ctypes.data + 8 * np.arange(len(numbers))
+        self.address = self._addresses.ctypes.data
+
+    def fill(self, numbers: list) -> None:
+        self._form.pack_into(self._values, 0, *numbers)

@@ -4,6 +4,7 @@ Of the batch a plan knows nothing: kernels of other rows may be fused in another
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 from .._loop import layout
@@ -50,7 +51,12 @@ class Plan(NamedTuple):
 
 
 def plan(cell, H: int, dtype, precision: str) -> Plan:
-    """The plan of a layer of H units; an error where there is none."""
+    """The plan of a layer of H units on the GPU in use; an error where there is none."""
+    return _plan(cell, H, dtype, precision, None if precision == "exact" else target.capability())
+
+
+@cache
+def _plan(cell, H: int, dtype, precision: str, capability: tuple[int, int] | None) -> Plan:
     _, _, recurrent, modulated = layout(cell)
     if precision == "exact" or recurrent[1] == recurrent[0] and modulated[1] == modulated[0]:
         return _exact(cell, H, dtype)

@@ -20,7 +20,8 @@ from .target import WARP, kernel, number
 SIDE = 16  # the square root of a block's threads
 EDGE = 4  # and of a thread's share of the square
 PART = 512  # rows summed in one chain
-PARTS = 16  # chains at a time: they take memory
+PARTS = 16  # chains at a time at least,
+PARTS_BYTES = 2**26  # and as many as take so much memory
 ELEMENTS = 128  # threads of a block that adds them
 
 
@@ -185,15 +186,15 @@ def make_products(dtype, precision: str, side: int, edge: int) -> Products:
                     c[e, m, n] = total[i, j] if n >= begin and n < end else start[e, n]
 
     @kernel
-    def transposed(a, b, first, begin, size, parts):
-        """parts[e, p, k, n] = sum over rows m of part p, ascending, of a[e, m, k] b[e, m, first + n].
+    def transposed(a, b, first, begin, size, N, at, width, parts):
+        """parts[e, p, at + k width + n] = sum over rows m of part p, ascending, of a[e, m, k] b[e, m, first + n], for n in [0, N).
 
-        a (E or 1, M, K), b (E, M, >= first + N), parts (E, P, K, N): part p has those of rows [begin + p size, begin + (p + 1) size) that
+        a (E or 1, M, K), b (E, M, >= first + N), parts (E, P, .): part p has those of rows [begin + p size, begin + (p + 1) size) that
         there are.
         """
         left, right = cuda.shared.array(shape_of_left, kind), cuda.shared.array(shape_of_right, kind)
         total = cuda.local.array(shape_of_total, real)
-        P, K, N, M = parts.shape[1], parts.shape[2], parts.shape[3], a.shape[1]
+        P, K, M = parts.shape[1], a.shape[2], a.shape[1]
         e, p, thread = cuda.blockIdx.x // P, cuda.blockIdx.x % P, cuda.threadIdx.x
         k0, n0 = cuda.blockIdx.y * square, cuda.blockIdx.z * square
         row, column, A, B = thread // side, thread % side, a[e % a.shape[0]], b[e]
@@ -218,7 +219,7 @@ def make_products(dtype, precision: str, side: int, edge: int) -> Products:
                 r, s = place(i, j)
                 k, n = k0 + r, n0 + s
                 if k < K and n < N:
-                    parts[e, p, k, n] = total[i, j]
+                    parts[e, p, at + k * width + n] = total[i, j]
 
     return Products(product, transposed, square)
 
@@ -228,8 +229,8 @@ def make_sums(dtype) -> Sums:
     real = number(dtype)
 
     @kernel
-    def columns(b, begin, size, parts):
-        """parts[e, p, n] = sum over rows of part p, as in `transposed`, ascending, of b[e, m, n]."""
+    def columns(b, begin, size, at, parts):
+        """parts[e, p, at + n] = sum over rows of part p, as in `transposed`, ascending, of b[e, m, n]."""
         n, p, e = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x, cuda.blockIdx.y, cuda.blockIdx.z
         head, last = begin + p * size, begin + (p + 1) * size
         head, last = head if head > 0 else 0, last if last < b.shape[1] else b.shape[1]
@@ -237,7 +238,7 @@ def make_sums(dtype) -> Sums:
             value = real(0.0)
             for m in range(head, last):
                 value += b[e, m, n]
-            parts[e, p, n] = value
+            parts[e, p, at + n] = value
 
     @kernel
     def add_parts(parts, total):
@@ -269,30 +270,49 @@ class Parts(NamedTuple):
     size: int = PART
     skip: int = 0
 
-    def groups(self, M: int):
-        """(first row, how many parts) of M rows, the last ones first, as many at a time as may be in memory."""
-        for end in range(-(-(M + self.skip) // self.size), 0, -PARTS):
-            count = min(PARTS, end)
+    def groups(self, M: int, part_bytes: int):
+        """(first row, how many parts) of M rows, the last ones first, as many at a time as may be in memory, of so many bytes each."""
+        most = max(PARTS, PARTS_BYTES // part_bytes)
+        for end in range(-(-(M + self.skip) // self.size), 0, -most):
+            count = min(most, end)
             yield (end - count) * self.size - self.skip, count
+
+
+class Term(NamedTuple):
+    """What is summed over rows: a^T b[..., first : first + N], of a (E or 1, M, K); or, with None for a, b (E, M, N). Where it is added:
+    to (K, N), or to (N,), that begins at `at` in each row of a total, with `width` numbers from one k to the next.
+    """
+
+    a: object
+    b: object
+    at: int
+    first: int = 0
+    N: int = 0
+    width: int = 0
+
+
+def add_terms(terms: list[Term], total, empty, rows: Parts, precision: str = "exact") -> None:
+    """total (E, W) += all terms, of as many rows each, which together fill it; `empty` makes arrays."""
+    (E, W), dtype = total.shape, total.dtype
+    square, (columns, add_parts) = SIDE * EDGE, make_sums(dtype)
+    for begin, count in rows.groups(terms[0].b.shape[1], E * W * dtype.itemsize) if total.size else ():
+        parts = empty((E, count, W), dtype)
+        for a, b, at, first, N, width in terms:
+            if a is None:
+                blocks = -(-b.shape[2] // ELEMENTS), count, E
+                target.launch(columns, blocks, ELEMENTS, 0, b, begin, rows.size, at, parts)
+            else:
+                blocks, kernels = (E * count, -(-a.shape[2] // square), -(-N // square)), make_products(dtype, precision, SIDE, EDGE)
+                target.launch(kernels.transposed, blocks, SIDE * SIDE, 0, a, b, first, begin, rows.size, N, at, width, parts)
+        target.launch(add_parts, (-(-W // ELEMENTS), E), ELEMENTS, 0, parts, total)
 
 
 def add_transposed(a, b, first: int, total, empty, rows: Parts, precision: str = "exact") -> None:
     """total (E, K, N) += a^T b[..., first : first + N] over rows. a (E or 1, M, K), b (E, M, >= first + N); `empty` makes arrays."""
-    (E, K, N), kernels = total.shape, make_products(b.dtype, precision, SIDE, EDGE)
-    for begin, count in rows.groups(b.shape[1]) if total.size else ():
-        parts, squares = empty((E, count, K, N), b.dtype), (-(-K // kernels.square), -(-N // kernels.square))
-        target.launch(kernels.transposed, (E * count, *squares), SIDE * SIDE, 0, a, b, first, begin, rows.size, parts)
-        _add_parts(parts.reshape(E, count, K * N), total.reshape(E, K * N))
+    E, K, N = total.shape
+    add_terms([Term(a, b, 0, first, N, N)], total.reshape(E, K * N), empty, rows, precision)
 
 
 def add_columns(b, total, empty, rows: Parts) -> None:
     """total (E, N) += the sums of b (E, M, N) over rows."""
-    E, N = total.shape
-    for begin, count in rows.groups(b.shape[1]) if total.size else ():
-        parts = empty((E, count, N), b.dtype)
-        target.launch(make_sums(b.dtype).columns, (-(-N // ELEMENTS), count, E), ELEMENTS, 0, b, begin, rows.size, parts)
-        _add_parts(parts, total)
-
-
-def _add_parts(parts, total) -> None:
-    target.launch(make_sums(total.dtype).add_parts, (-(-total.shape[1] // ELEMENTS), len(total)), ELEMENTS, 0, parts, total)
+    add_terms([Term(None, b, 0)], total, empty, rows)

@@ -4,14 +4,17 @@ Kernels keep to what `numba.cuda` as Numba ships it and the package `numba-cuda`
 in common. Those compile; arrays and launches are CuPy's: it brings a pool of memory, NumPy's functions, and exchange with other libraries.
 """
 
+import threading
 from collections.abc import Iterator
+from functools import cache
 from importlib import import_module
+from typing import NamedTuple
 
 import numba
 import numpy as np
 from numba.cuda.extending import intrinsic  # noqa: F401
 
-from .compiler import ENTRY, Kernel, folder, kind, provider, toolkit, words
+from .compiler import ENTRY, Kernel, Parameters, flat, folder, kind, provider, spread, toolkit, words
 
 try:  # numba-cuda has types of its own
     from numba.cuda import types
@@ -28,6 +31,15 @@ TENSOR_CORES = (8, 0)  # the first compute capability whose tensor cores know tf
 EXTRA = "pip install 'fastrnn[cuda]'"
 
 _loaded = {}  # what was launched before, by kernel, device and types
+_thread = threading.local()  # and in this thread
+
+
+class Ready(NamedTuple):
+    """A function of the driver's, what keeps it loaded, and room for its parameters."""
+
+    function: int
+    loaded: object
+    parameters: Parameters
 
 
 def kernel(function) -> Kernel:
@@ -47,8 +59,35 @@ def number(dtype: np.dtype):
 
 def launch(kernel: Kernel, blocks, threads: int, shared: int, *arguments) -> None:
     """Run `kernel` on a grid of `blocks`, in the order of the arrays' current stream; `shared` bytes of dynamic shared memory."""
-    grid = blocks if isinstance(blocks, tuple) else (blocks,)
-    _function(kernel, arguments)(grid, (threads,), tuple(words(arguments)), shared_mem=shared)
+    _launch(kernel, blocks, threads, shared, arguments, False)
+
+
+def launch_flat(kernel: Kernel, blocks, threads: int, shared: int, *arguments) -> None:
+    """`launch` with arrays that have one axis each: index arithmetic over five keeps more in registers than a thread has."""
+    _launch(kernel, blocks, threads, shared, arguments, True)
+
+
+def _launch(kernel: Kernel, blocks, threads: int, shared: int, arguments: tuple, one_axis: bool) -> None:
+    """By the driver itself: what CuPy makes of each parameter on the way there takes as long as a short kernel runs.
+
+    The first launch of a kind in a thread is CuPy's, which sees to it that the driver knows the thread.
+    """
+    cupy, grid, kinds, numbers = arrays(), blocks if isinstance(blocks, tuple) else (blocks,), [], []
+    spread(arguments, one_axis, kinds, numbers)
+    key, mine = (kernel, cupy.cuda.runtime.getDevice(), one_axis, *kinds), vars(_thread)
+    ready = mine.get(key)
+    if ready is None:
+        arguments = flat(arguments) if one_axis else arguments
+        loaded = _function(kernel, arguments)
+        if shared > SHARED:
+            loaded.max_dynamic_shared_size_bytes = shared
+        loaded(grid, (threads,), tuple(words(arguments)), shared_mem=shared)
+        mine[key] = Ready(loaded.kernel.ptr, loaded.kernel, Parameters(numbers))
+        return
+    ready.parameters.fill(numbers)
+    x, y, z = (*grid, 1, 1)[:3]
+    stream = cupy.cuda.get_current_stream().ptr
+    cupy.cuda.driver.launchKernel(ready.function, x, y, z, threads, 1, 1, shared, stream, ready.parameters.address, 0)
 
 
 def _function(kernel: Kernel, arguments: tuple):
@@ -60,6 +99,7 @@ def _function(kernel: Kernel, arguments: tuple):
     return _loaded[key]
 
 
+@cache
 def arrays():
     """The module of arrays on the GPU."""
     return import_module("cupy")
@@ -67,7 +107,12 @@ def arrays():
 
 def capability() -> tuple[int, int]:
     """The compute capability of the GPU in use."""
-    digits = arrays().cuda.Device().compute_capability
+    return _capability(arrays().cuda.runtime.getDevice())
+
+
+@cache
+def _capability(device: int) -> tuple[int, int]:
+    digits = arrays().cuda.Device(device).compute_capability
     return int(digits[:-1]), int(digits[-1])
 
 
@@ -102,11 +147,15 @@ def require(precision: str) -> None:
         )
 
 
+def kept_memory() -> int:
+    """Bytes that no array has, and the driver need not be asked for."""
+    return arrays().get_default_memory_pool().free_bytes()
+
+
 def free_memory() -> int:
     """Bytes that arrays can still take on the GPU in use."""
-    cupy = arrays()
-    free, _ = cupy.cuda.runtime.memGetInfo()
-    return free + cupy.get_default_memory_pool().free_bytes()
+    free, _ = arrays().cuda.runtime.memGetInfo()
+    return free + kept_memory()
 
 
 def describe() -> Iterator[tuple[str, str]]:

@@ -32,15 +32,15 @@ def _element():
 
 @cache
 def make_updates() -> Updates:
-    """p and its moments (M, n), g (E, n), numbers (E, .) as `Optimizer._numbers` has them: model rows[i], row places[i] of g."""
+    """p and its moments (M, n), g (E, n), numbers (k, .): a row of p, one of g, and what `Optimizer._numbers` has."""
 
     @kernel
-    def squares(g, limits, parts):
-        """parts[e, b] = sum of squares of every P-th stretch of THREADS elements of g[e], each clipped to [-limits[e], limits[e]]."""
+    def squares(g, limit, parts):
+        """parts[e, b] = sum of squares of every P-th stretch of THREADS elements of g[e], each clipped to [-limit, limit]."""
         own, thread, e = cuda.shared.array(THREADS, float64), cuda.threadIdx.x, cuda.blockIdx.y
         total = 0.0
         for i in range(_element(), g.shape[1], parts.shape[1] * THREADS):
-            x = _update.bounded(g[e, i], limits[e])
+            x = _update.bounded(g[e, i], limit)
             total += x * x
         own[thread] = total
         cuda.syncthreads()
@@ -50,28 +50,28 @@ def make_updates() -> Updates:
             parts[e, cuda.blockIdx.x] = total
 
     @kernel
-    def sgd(rows, places, p, g, moments, numbers):
-        """numbers: limit, coefficient, rate, decay, momentum, nesterov."""
+    def sgd(p, g, moments, numbers):
+        """numbers: row, place, limit, coefficient, rate, decay, momentum, nesterov."""
         (v,), i, k = moments, _element(), cuda.blockIdx.y
         if i < p.shape[1]:
-            r, slope, clip = rows[k], g[places[k], i], (numbers[k, 0], numbers[k, 1])
-            if numbers[k, 4] > 0.0:
+            r, slope, clip = int(numbers[k, 0]), g[int(numbers[k, 1]), i], (numbers[k, 2], numbers[k, 3])
+            if numbers[k, 6] > 0.0:
                 p[r, i], v[r, i] = _update.heavy_ball(
-                    p[r, i], slope, v[r, i], clip, numbers[k, 2], numbers[k, 3], numbers[k, 4], numbers[k, 5] > 0.0
+                    p[r, i], slope, v[r, i], clip, numbers[k, 4], numbers[k, 5], numbers[k, 6], numbers[k, 7] > 0.0
                 )
             else:
-                p[r, i] = _update.descent(p[r, i], slope, clip, numbers[k, 2], numbers[k, 3])
+                p[r, i] = _update.descent(p[r, i], slope, clip, numbers[k, 4], numbers[k, 5])
 
     @kernel
-    def rmsprop(rows, places, p, g, moments, numbers):
-        """numbers: limit, coefficient, rate, decay, alpha, momentum, eps."""
+    def rmsprop(p, g, moments, numbers):
+        """numbers: row, place, limit, coefficient, rate, decay, alpha, momentum, eps."""
         (s, m, v), i, k = moments, _element(), cuda.blockIdx.y
         if i < p.shape[1]:
-            r, centered, keep = rows[k], m.shape[1] > 0, (numbers[k, 4], numbers[k, 5])
+            r, centered, keep = int(numbers[k, 0]), m.shape[1] > 0, (numbers[k, 6], numbers[k, 7])
             mean, velocity = m[r, i] if centered else 0.0, v[r, i] if v.shape[1] > 0 else 0.0
             p[r, i], s[r, i], mean, velocity = _update.rmsprop(
-                p[r, i], g[places[k], i], s[r, i], mean, velocity, (numbers[k, 0], numbers[k, 1]), numbers[k, 2], numbers[k, 3], keep,
-                numbers[k, 6], centered,
+                p[r, i], g[int(numbers[k, 1]), i], s[r, i], mean, velocity, (numbers[k, 2], numbers[k, 3]), numbers[k, 4], numbers[k, 5],
+                keep, numbers[k, 8], centered,
             )  # fmt: skip
             if centered:
                 m[r, i] = mean
@@ -79,23 +79,24 @@ def make_updates() -> Updates:
                 v[r, i] = velocity
 
     @kernel
-    def adam(rows, places, p, g, moments, numbers):
-        """numbers: limit, coefficient, what g gets of p, factor of p, betas, stride, root, eps."""
+    def adam(p, g, moments, numbers):
+        """numbers: row, place, limit, coefficient, what g gets of p, factor of p, betas, stride, root, eps."""
         (m, v), i, k = moments, _element(), cuda.blockIdx.y
         if i < p.shape[1]:
-            r, clip, decay = rows[k], (numbers[k, 0], numbers[k, 1]), (numbers[k, 2], numbers[k, 3])
-            betas, scale = (numbers[k, 4], numbers[k, 5]), (numbers[k, 6], numbers[k, 7])
-            p[r, i], m[r, i], v[r, i] = _update.adam(p[r, i], g[places[k], i], m[r, i], v[r, i], clip, decay, betas, scale, numbers[k, 8])
+            r, clip, decay = int(numbers[k, 0]), (numbers[k, 2], numbers[k, 3]), (numbers[k, 4], numbers[k, 5])
+            betas, scale = (numbers[k, 6], numbers[k, 7]), (numbers[k, 8], numbers[k, 9])
+            slope, eps = g[int(numbers[k, 1]), i], numbers[k, 10]
+            p[r, i], m[r, i], v[r, i] = _update.adam(p[r, i], slope, m[r, i], v[r, i], clip, decay, betas, scale, eps)
 
     return Updates(squares, sgd, rmsprop, adam)
 
 
-def norms(device, g, limits) -> np.ndarray:
-    """The Euclidean norm of every row of g (E, n), its elements clipped to `limits` (E,)."""
+def norms(device, g, limit: float) -> np.ndarray:
+    """The Euclidean norm of every row of g (E, n), its elements clipped to [-limit, limit]."""
     E, n = g.shape
-    parts = device.zeros((E, min(PARTS, -(-n // (THREADS * SHARE)))), np.float64)
+    parts = device.empty((E, min(PARTS, -(-n // (THREADS * SHARE)))), np.float64)
     if parts.size:
-        target.launch(make_updates().squares, (parts.shape[1], E), THREADS, 0, g, device.put(limits), parts)
+        target.launch(make_updates().squares, (parts.shape[1], E), THREADS, 0, g, limit, parts)
     return np.sqrt(device.get(parts).sum(axis=1))  # on the host, where a row's order does not depend on how many there are
 
 
@@ -103,5 +104,5 @@ def sweep(device, kind: str, rows, places, p, g, moments, numbers) -> None:
     """The update of one kind of optimizer; rows, places and numbers are of the host."""
     blocks = (-(-p.shape[1] // THREADS), len(rows))
     if p.shape[1]:
-        arguments = device.put(rows), device.put(places), p, g, moments, device.put(numbers)
-        target.launch(getattr(make_updates(), kind), blocks, THREADS, 0, *arguments)
+        given = device.put(np.column_stack([rows, places, numbers]))
+        target.launch(getattr(make_updates(), kind), blocks, THREADS, 0, p, g, moments, given)
