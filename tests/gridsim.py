@@ -292,7 +292,7 @@ def _pack_bf16(low, high):
 def _neighbours(n):
     def neighbours(array, place):
         if place % n:
-            raise SimulationError(f"{array.memory.name}: {n} words are read from place {place}, which is no multiple of {n}")
+            raise SimulationError(f"{array.memory.name}: {n} numbers are read from place {place}, which is no multiple of {n}")
         return tuple(array[int(place) + i] for i in range(n))
 
     return neighbours
@@ -327,8 +327,8 @@ TWINS = {
     mma.get_either: lambda a, i, b, j, first, there: _get_if(a, i, there) if first else _get_if(b, j, there),
     cluster.put_in: _put_in,
     cluster.meet: _meet,
-    mma.two_words: _neighbours(2),
-    mma.four_words: _neighbours(4),
+    mma.two_at: _neighbours(2),
+    mma.four_at: _neighbours(4),
 }
 
 

@@ -97,6 +97,20 @@ def test_any_order_and_any_block_gives_the_same_bits(variant, rows, gpu, monkeyp
             assert (got == want[name]).all(), name
 
 
+@pytest.mark.parametrize(
+    "blocks, splits, dtype", [(1, 2, "float64"), (2, 1, "float32"), (2, 4, "float64"), (4, 2, "float32"), (8, 1, "float64")]
+)
+@pytest.mark.parametrize("name", ["rnn", "gru", "lstm"])
+def test_parts_of_k_and_clusters(name, blocks, splits, dtype, gpu, monkeypatch):
+    monkeypatch.setattr(plan, "BLOCKS", (blocks,))
+    monkeypatch.setattr(plan, "SPLITS", (splits,))
+    host, device = on_both((name, {}), dtype=dtype, H=7, recurrent_dropout=0.3)
+    shape = plan.chains(device.cell, 7, device.dtype)
+    assert (shape.blocks, shape.splits) == (blocks, splits)
+    gpu(order="random", seed=blocks)
+    compare(host, device, forward={"details": True, "rng": 1}, backward={"details": True})
+
+
 @pytest.mark.parametrize("resident", [0, plan.RESIDENT])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", ["rnn", "gru", "lstm"])

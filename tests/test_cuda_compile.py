@@ -33,6 +33,11 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+@pytest.fixture(autouse=True)
+def an_old_device(monkeypatch):
+    monkeypatch.setattr(target, "capability", lambda: (8, 0))
+
+
 def ptx_of(kernel, *arguments) -> str:
     """PTX for the oldest architecture, which runs on later ones, from arguments like those of a launch, whose parameters it has."""
     text = kernel.ptx(arguments, min(ARCHITECTURES.values()))
@@ -135,6 +140,21 @@ def test_the_time_loop_in_clusters(name, H, precision, tmp_path, monkeypatch):
     monkeypatch.delitem(ARCHITECTURES, "sm_80")
     assert plan.shapes(build(name), H, precision)[0].blocks > 1
     assert_products_sound(build(name), H, precision, target.MORE_SHARED, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name, H, dtype",
+    [("lstm", 128, "float32"), ("lstm", 256, "float32"), ("lstm", 128, "float64"), ("gru", 256, "float32"), ("rnn", 512, "float32")],
+)
+def test_the_exact_time_loop_in_clusters(name, H, dtype, tmp_path, monkeypatch):
+    monkeypatch.setattr(target, "capability", lambda: (9, 0))
+    monkeypatch.delitem(ARCHITECTURES, "sm_80")
+    cell, dtype = build(name), np.dtype(dtype)
+    own, shape = plan.plan(cell, H, dtype, "exact"), plan.chains(cell, H, dtype)
+    assert shape.blocks > 1
+    for ptx in ptx_of_loops(own.forward.kernel(), own.backward.kernel(), dtype):
+        assert_sound(ptx, dtype, own.threads, tmp_path)
+        assert f".reqnctapercluster {shape.blocks}, 1, 1" in ptx and "barrier.cluster" in ptx
 
 
 def assert_products_sound(cell, H: int, precision: str, room: int, folder: Path) -> None:

@@ -9,7 +9,7 @@ from numba import cuda, float64, int32, int64
 from fastrnn._math import fma
 from fastrnn.kernels.cuda.cluster import meet, put_in
 from fastrnn.kernels.cuda.compiler import Kernel
-from fastrnn.kernels.cuda.mma import LINE, TILE, as_number, form, four_words
+from fastrnn.kernels.cuda.mma import LINE, TILE, as_number, form, four_at
 
 
 @cuda.jit
@@ -194,7 +194,7 @@ def swap_apart(x):
 
 @cuda.jit
 def read_four(x, place):
-    x[0] = four_words(x, place)[3]
+    x[0] = four_at(x, place)[3]
 
 
 @pytest.mark.parametrize("order", gridsim.ORDERS)
@@ -210,7 +210,7 @@ def test_threads_of_a_warp_that_do_not_meet(kernel):
         gridsim.launch(kernel, 1, 32, 0, np.arange(32.0))
 
 
-def test_four_words_that_are_not_aligned():
+def test_four_at_that_are_not_aligned():
     gridsim.launch(read_four, 1, 1, 0, np.arange(8, dtype=np.int32), 4)
     with pytest.raises(SimulationError, match="no multiple of 4"):
         gridsim.launch(read_four, 1, 1, 0, np.arange(8, dtype=np.int32), 2)

@@ -1,98 +1,181 @@
-"""The recurrent product in exact arithmetic, of weights that stay in registers: a thread a sum, which is one chain of fused multiply-adds.
+"""The recurrent product in exact arithmetic, of weights that stay in registers: chains of fused multiply-adds.
 
-Thread t has slot t // H and unit t % H of the sums, for which it holds the weights; the first H threads have the units. Operands and sums
-go through shared memory: (slots, H) of the operand, then the sums (slots, H).
+A thread has a slot and a unit of the sums, and one of `splits` parts of k, for which it holds the weights, and as many chains as a block
+has rows. Blocks of a cluster share the units. Parts of k are added in order. Operands go through shared memory, (slots, k, rows), and so
+do chains, (parts, slots, units, rows).
 """
 
 from functools import cache
 from typing import NamedTuple
 
-from numba import cuda
+from numba import cuda, int32
 
 from ..._jit import pointwise
 from ..._math import fma
+from .cluster import meet, put_in
 from .loop import REGISTERS, held_threads, u
+from .mma import four_at, two_at
 from .resident import Place, Product
-from .target import WARP, number
+from .target import MORE_SHARED, SHARED, WARP, number
+
+UNROLLED = 128  # multiply-adds of a loop
 
 
 class Chains(NamedTuple):
-    """Sizes of the product of a layer: H units, slots to be summed."""
+    """Sizes of the product of a layer: H units, slots to be summed, blocks that share the units, parts of k."""
 
     dtype: object
     H: int
     slots: int
-    rows, blocks = 1, 1  # where weights stay in registers, more rows would share nothing
+    blocks: int
+    splits: int
+
+    @property
+    def units(self) -> int:
+        """Of a block."""
+        return -(-self.H // self.blocks)
+
+    @property
+    def depth(self) -> int:
+        """Of a part of k, in whole reads."""
+        return -(-self.H // (self.splits * self.at_once)) * self.at_once
+
+    @property
+    def at_once(self) -> int:
+        """How many numbers are read at once."""
+        return 16 // self.dtype.itemsize
+
+    @property
+    def rows(self) -> int:
+        """Of a block: the more blocks share a row, the fewer rows there can be at once, and a unit of each takes a thread."""
+        most = min(max(self.blocks // 2, 1), self.slots * self.splits)
+        return 1 << (most.bit_length() - 1)
 
     @property
     def threads(self) -> int:
-        return -(-self.slots * self.H // WARP) * WARP
+        return -(-self.slots * self.units * self.splits // WARP) * WARP
 
     @property
     def registers(self) -> int:
         """Of a thread, of as many as there are."""
         return min(REGISTERS // held_threads(self.threads), 256)
 
+    @property
+    def places(self) -> int:
+        """Operands in shared memory: another block may still read the one before."""
+        return 1 if self.blocks == 1 else 2
+
+    def operand_numbers(self, operands: int) -> int:
+        return operands * self.depth * self.splits * self.rows
+
     def shared_bytes(self, operands: int) -> int:
         """Of a block, but for its rows and lengths."""
-        return self.dtype.itemsize * self.H * (operands + self.slots)
+        chains = self.splits * self.slots * self.units * self.rows
+        return self.dtype.itemsize * (self.places * self.operand_numbers(operands) + chains)
+
+    @property
+    def room(self) -> int:
+        """Bytes of a block's shared memory: rows and lengths are there, too."""
+        return (SHARED if self.blocks == 1 else MORE_SHARED) - 2 * 8 * self.rows
 
     def product(self, operands: int, places: int) -> Product:
-        return make_chains(self, operands)
+        return make_chains(self, operands, places)
+
+
+def _make_sum(shape: Chains, first: int = 0):
+    """``add(acc, w, memory, at)``: the terms from `first` on; in loops that the compiler unrolls, or w would not be in registers."""
+    rows, at_once, last = shape.rows, shape.at_once, min(first + UNROLLED // shape.rows, shape.depth)
+    add_following, read = _make_sum(shape, last) if last < shape.depth else _nothing, four_at if at_once == 4 else two_at
+    terms, some = max(at_once // rows, 1), min(at_once, rows)  # that are read at once, of so many rows
+
+    @pointwise
+    def add(acc, w, memory, at):
+        for k in range(first, last, terms):
+            for r in range(0, rows, some):
+                found = read(memory, at + u(k * rows + r))
+                for i in range(terms):
+                    for j in range(some):
+                        acc[r + j, 0] = fma(found[i * some + j], w[k + i], acc[r + j, 0])
+        add_following(acc, w, memory, at)
+
+    return add
+
+
+@pointwise
+def _nothing(acc, w, memory, at):
+    pass
 
 
 @cache
-def make_chains(shape: Chains, operands: int) -> Product:
+def make_chains(shape: Chains, operands: int, places: int) -> Product:
     """The functions of one kernel, whose operand has `operands` slots: one for all sums, or one for each, and then a unit has one sum.
 
     Weights are (E, k, slots, H), or, where the operand has several slots, (E, slots, k, H).
     """
-    real, H, R, words = number(shape.dtype), shape.H, shape.slots, shape.H * operands
-    several = operands > 1
+    real, H, R, units, blocks, splits = number(shape.dtype), shape.H, shape.slots, shape.units, shape.blocks, shape.splits
+    depth, rows, words, several = shape.depth, shape.rows, shape.operand_numbers(operands), operands > 1
+    K, chains, add_all = depth * splits, places * words, _make_sum(shape)
 
     @pointwise
     def stand():
-        t = cuda.threadIdx.x
-        return Place(t if t < H else H, 0, t, 0, 0, 0)
+        t, first = cuda.threadIdx.x, cuda.blockIdx.x % blocks * units
+        own, split = t % (R * units), t // (R * units)
+        there = split < splits and first + own % units < H
+        unit = first + t % units
+        return Place(unit if t < units * rows and unit < H else H, t // units % rows, own if there else -1, own // units, split, t % units)
 
     @pointwise
     def wait():
-        cuda.syncthreads()
+        if blocks > 1:
+            meet()
+        else:
+            cuda.syncthreads()
 
     @pointwise
     def clear(memory):
-        pass
+        for i in range(cuda.threadIdx.x, chains, cuda.blockDim.x):
+            memory[u(i)] = real(0.0)
+        wait()
 
     @pointwise
     def hold(w, weights, member, place):
-        if place.own < R * H:
-            at = ((member * R + place.own // H) * H * H + place.own % H) if several else member * H * R * H + place.own
-            for k in range(H):
-                w[k] = weights[u(at + k * (H if several else R * H))]
+        unit, k0 = cuda.blockIdx.x % blocks * units + place.own % units, place.split * depth
+        at = ((member * R + place.tile) * H + k0) * H + unit if several else ((member * H + k0) * R + place.tile) * H + unit
+        for k in range(depth):
+            there = place.own >= 0 and k0 + k < H
+            w[k] = weights[u(at + k * (H if several else R * H))] if there else real(0.0)
 
     @pointwise
     def give(slot, x, memory, base, place):
         if place.unit < H:
-            memory[u(base + slot * H + place.unit)] = x
+            at = u(base + (slot * K + place.unit) * rows + place.row)
+            if blocks > 1:
+                for block in range(blocks):
+                    put_in(memory, at, int32(block), x)
+            else:
+                memory[at] = x
 
     @pointwise
     def begin(acc, start, first, place):
-        acc[0, 0] = real(0.0)
+        for r in range(rows):
+            acc[r, 0] = real(0.0)
 
     @pointwise
     def multiply(acc, w, weights, member, memory, base, place):
-        if place.own < R * H:
-            at = u(base + (place.own // H * H if several else 0))
-            for k in range(H):
-                acc[0, 0] = fma(memory[at + u(k)], w[k], acc[0, 0])
+        if place.own >= 0:
+            add_all(acc, w, memory, u(base + ((place.tile if several else 0) * K + place.split * depth) * rows))
 
     @pointwise
     def collect(total, first, acc, memory, place):
-        if place.own < R * H:
-            memory[u(words + place.own)] = acc[0, 0]
+        if place.own >= 0:
+            for r in range(rows):
+                memory[u(chains + (place.split * R * units + place.own) * rows + r)] = acc[r, 0]
         cuda.syncthreads()
         if place.unit < H:
             for v in range(R):
-                total[first + (0 if several else v), 0] += memory[u(words + v * H + place.unit)]
+                found = real(0.0)
+                for split in range(splits):
+                    found += memory[u(chains + ((split * R + v) * units + place.lane) * rows + place.row)]
+                total[first + (0 if several else v), 0] += found
 
-    return Product(words, real, H, (1, 1), True, stand, wait, clear, hold, give, begin, multiply, collect)
+    return Product(words, real, depth, (rows, 1), True, stand, wait, clear, hold, give, begin, multiply, collect)

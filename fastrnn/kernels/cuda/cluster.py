@@ -13,17 +13,18 @@ CLUSTERS = (9, 0)  # the first compute capability with clusters
 
 
 @intrinsic
-def put_in(typing_context, array, place, rank, word):
-    """array[place] = word, in the shared memory of block `rank` of the cluster."""
+def put_in(typing_context, array, place, rank, value):
+    """array[place] = value, in the shared memory of block `rank` of the cluster."""
 
     def codegen(context, builder, signature, args):
         there = "cvta.to.shared.u64 a, $0; cvt.u32.u64 s, a; mapa.shared::cluster.u32 t, s, $1;"
-        text = f"{{ .reg .u64 a; .reg .u32 s, t; {there} st.shared::cluster.b32 [t], $2; }}"
+        kind, bits = {types.int32: ("r", "b32"), types.float32: ("f", "f32"), types.float64: ("d", "f64")}[array.dtype]
+        text = f"{{ .reg .u64 a; .reg .u32 s, t; {there} st.shared::cluster.{bits} [t], $2; }}"
         operands = [address(context, builder, signature.args[0], *args[:2]), *args[2:]]
-        assembly(builder, ir.VoidType(), operands, text, "l,r,r,~{memory}", side_effect=True)
+        assembly(builder, ir.VoidType(), operands, text, f"l,r,{kind},~{{memory}}", side_effect=True)
         return context.get_dummy_value()
 
-    return signature(types.void, array, types.uint64, types.int32, types.int32), codegen
+    return signature(types.void, array, types.uint64, types.int32, array.dtype), codegen
 
 
 @intrinsic

@@ -23,7 +23,7 @@ from ..._jit import pointwise
 from . import target
 from .cluster import meet, put_in
 from .loop import REGISTERS, held_threads, u
-from .mma import LINE, TILE, Form, as_number, as_word, form, four_words, two_words
+from .mma import LINE, TILE, Form, as_number, as_word, form, four_at, two_at
 from .resident import Place, Product
 from .target import MORE_SHARED, SHARED, WARP, kernel
 
@@ -151,7 +151,7 @@ def make_product(shape: Shape, operands: int, places: int) -> Product:
         at = first_word(member, place)
         for k in range(held):
             for i in range(R * parts):
-                found = four_words(weights, at + u(k * R * parts + i) * row_words)
+                found = four_at(weights, at + u(k * R * parts + i) * row_words)
                 for c in range(4):
                     w[k * words + i * 4 + c] = found[c]
 
@@ -185,9 +185,9 @@ def make_product(shape: Shape, operands: int, places: int) -> Product:
     def add_slot(acc, s, w, i, memory, at):
         """Slot s of one step along k, with the tiles of its parts from w[i] on; what is smallest comes first."""
         at = at + u(s * jump)
-        b = two_words(memory, at)
+        b = two_at(memory, at)
         if parts == 2:
-            low = two_words(memory, at + u(plane))
+            low = two_at(memory, at + u(plane))
             add(acc, s, w, i + 4, b)
             add(acc, s, w, i, low)
         add(acc, s, w, i, b)
@@ -203,7 +203,7 @@ def make_product(shape: Shape, operands: int, places: int) -> Product:
         for k in range(held, steps):
             for s in range(R):
                 for part in range(parts):
-                    found = four_words(weights, at + u((k * R + s) * parts + part) * row_words)
+                    found = four_at(weights, at + u((k * R + s) * parts + part) * row_words)
                     for c in range(4):
                         tile[4 * part + c] = found[c]
                 add_slot(acc, s, tile, 0, memory, line + u(k * LINE))

@@ -176,26 +176,26 @@ def get_either(typing_context, array, place, other, other_place, first, there):
 
 
 def _neighbours(n: int):
-    """An intrinsic that reads n words at once."""
+    """An intrinsic, array[place : place + n] in one read; the array begins at a multiple of their bytes, and place is one of n."""
 
     @intrinsic
     def neighbours(typing_context, array, place):
         def codegen(context, builder, signature, args):
+            kind = context.get_value_type(array.dtype)
             data = context.make_array(signature.args[0])(context, builder, args[0]).data
-            pointer = builder.bitcast(builder.gep(data, [args[1]]), ir.VectorType(HALF, n).as_pointer())
-            found = builder.load(pointer, align=4 * n)
+            pointer = builder.bitcast(builder.gep(data, [args[1]]), ir.VectorType(kind, n).as_pointer())
+            found = builder.load(pointer, align=n * array.dtype.bitwidth // 8)
             result = ir.Constant(context.get_value_type(signature.return_type), ir.Undefined)
             for i in range(n):
                 result = builder.insert_value(result, builder.extract_element(found, ir.Constant(HALF, i)), i)
             return result
 
-        return signature(types.UniTuple(types.int32, n), array, types.uint64), codegen
+        return signature(types.UniTuple(array.dtype, n), array, types.uint64), codegen
 
     return neighbours
 
 
-# array[place : place + n]; the array begins at a multiple of their bytes, and place is one of n
-two_words, four_words = _neighbours(2), _neighbours(4)
+two_at, four_at = _neighbours(2), _neighbours(4)
 
 
 @pointwise

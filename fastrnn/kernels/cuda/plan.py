@@ -19,7 +19,7 @@ from .resident_backward import make_resident_backward
 from .resident_forward import make_resident_forward
 from .target import THREADS, WARP
 
-SPLITS = (1, 2, 4)  # of k, in each of which a lane has one unit of one row
+SPLITS = (1, 2, 4)  # of k
 BLOCKS = SIZES  # that share the units of a slice, where a device has clusters
 WARPS = 32  # of a block at most
 LANE = 56  # registers that a lane takes beside weights and the numbers of its unit,
@@ -52,11 +52,11 @@ class Plan(NamedTuple):
 
 def plan(cell, H: int, dtype, precision: str) -> Plan:
     """The plan of a layer of H units on the GPU in use; an error where there is none."""
-    return _plan(cell, H, dtype, precision, None if precision == "exact" else target.capability())
+    return _plan(cell, H, dtype, precision, target.capability())
 
 
 @cache
-def _plan(cell, H: int, dtype, precision: str, capability: tuple[int, int] | None) -> Plan:
+def _plan(cell, H: int, dtype, precision: str, capability: tuple[int, int]) -> Plan:
     _, _, recurrent, modulated = layout(cell)
     if precision == "exact" or recurrent[1] == recurrent[0] and modulated[1] == modulated[0]:
         return _exact(cell, H, dtype)
@@ -64,12 +64,22 @@ def _plan(cell, H: int, dtype, precision: str, capability: tuple[int, int] | Non
 
 
 def chains(cell, H: int, dtype) -> Chains | None:
-    """The exact product of a layer whose weights stay in registers; None where they do not fit."""
-    shape, words = Chains(dtype, H, _summed(cell)), dtype.itemsize // 4
-    if not shape.slots or layout(cell).modulated[1] or shape.threads > THREADS or H * words > RESIDENT:
+    """The exact product of a layer whose weights stay in registers, of as few blocks and parts as can be; None where they do not fit."""
+    slots, words = _summed(cell), dtype.itemsize // 4
+    if not slots or layout(cell).modulated[1]:
         return None
-    numbers = max(_numbers(cell)) + 2 * len(cell.parameters) + H
-    return shape if CHAIN[dtype.itemsize] + numbers * words <= shape.registers else None
+    for blocks, splits in _sizes():
+        shape = Chains(dtype, H, slots, blocks, splits)
+        numbers = max(_numbers(cell)) + 2 * len(cell.parameters) + shape.depth + shape.rows
+        fits = shape.threads <= THREADS and shape.depth * words <= RESIDENT and shape.shared_bytes(slots) <= shape.room
+        if fits and CHAIN[dtype.itemsize] + numbers * words <= shape.registers:
+            return shape
+    return None
+
+
+def _sizes() -> list[tuple[int, int]]:
+    """Blocks that share the units of a slice, and parts of k."""
+    return [(blocks, splits) for blocks in (BLOCKS if target.capability() >= CLUSTERS else BLOCKS[:1]) for splits in SPLITS]
 
 
 def _numbers(cell) -> tuple[int, int]:
@@ -83,10 +93,10 @@ def _exact(cell, H: int, dtype) -> Plan:
     if shape:
 
         def resident(make, operands, operand):
-            return Way(lambda: make(cell, shape, 1, shape.registers), shape.shared_bytes(operands), operand)
+            return Way(lambda: make(cell, shape, shape.places, shape.registers), shape.shared_bytes(operands), operand)
 
         forward = resident(make_resident_forward, 1, k_first)
-        return Plan(1, shape.threads, 1, forward, resident(make_resident_backward, shape.slots, as_it_is))
+        return Plan(shape.rows, shape.threads, shape.blocks, forward, resident(make_resident_backward, shape.slots, as_it_is))
     rows = loop.block_rows(cell, H, dtype.itemsize)
     if not rows:
         most = loop.largest_hidden_size(cell, dtype.itemsize)
@@ -149,8 +159,7 @@ def _summed(cell) -> int:
 
 def shapes(cell, H: int, precision: str) -> tuple[Shape, Shape] | None:
     """Of the products of both ways, in as few blocks and parts as keep the most weights in registers; None where something has no room."""
-    sizes = [(blocks, splits) for blocks in (BLOCKS if target.capability() >= CLUSTERS else BLOCKS[:1]) for splits in SPLITS]
-    found = [both for blocks, splits in sizes if (both := _shapes(cell, H, precision, blocks, splits))]
+    found = [both for blocks, splits in _sizes() if (both := _shapes(cell, H, precision, blocks, splits))]
     return max(found, key=lambda both: sum(shape.held / shape.steps for shape in both), default=None)  # of equals the first
 
 
