@@ -5,9 +5,9 @@ order of their numbers or a random one. What a GPU would do silently is an error
 
 - an index outside an array, negative ones included;
 - a read of shared memory that nobody has written;
-- a race: two accesses to one place by two threads, one of them a write, with no barrier between, of the block, or where they are in two
-  blocks of a cluster, of the cluster; blocks of no cluster have no barrier in common;
-- a write to the shared memory of a block that has ended;
+- a race: two accesses to one place by two threads, one of them a write, with no barrier between; in a cluster, with nothing that brings
+  one of them before the other, barriers and doors (`cluster`) taken together;
+- something sent to a block that has ended, or that has no door; a door that never opens;
 - a barrier that some threads of a block wait at while others wait at another one, or have ended; and for a warp's threads, what they do
   together: shuffles and products on tensor cores.
 
@@ -63,7 +63,7 @@ class Memory:
     def __init__(self, numbers: np.ndarray, name: str, written: bool):
         self.numbers, self.name = numbers, name
         self.written = None if written else np.zeros(numbers.size, bool)
-        self.reads, self.writes = {}, {}  # place -> {block: (epoch, thread, epoch of the cluster)}
+        self.reads, self.writes = {}, {}  # place -> {block: (epoch, thread)}
 
     def read(self, place: int):
         thread = getcurrent()
@@ -86,18 +86,47 @@ class Memory:
     def _note(place, log, thread):
         before = log.setdefault(place, {}).get(thread.block.number)
         many = before is not None and before[0] == thread.block.epoch and before[1] != thread.number
-        log[place][thread.block.number] = (thread.block.epoch, MANY if many else thread.number, thread.block.cluster.epoch)
+        log[place][thread.block.number] = (thread.block.epoch, MANY if many else thread.number)
 
     def _meet(self, place, log, does, did):
         thread = getcurrent()
-        for block, (epoch, other, met) in log.get(place, {}).items():
-            if block == thread.block.number:
-                apart = epoch != thread.block.epoch or other == thread.number
-            else:
-                apart = self.written is not None and met != thread.block.cluster.epoch
-            if not apart:
+        for block, (epoch, other) in log.get(place, {}).items():
+            same_block = block == thread.block.number
+            if not same_block or (epoch == thread.block.epoch and other != thread.number):
                 who = "several threads" if other == MANY else f"thread {other}"
                 raise Race(f"{thread.title} {does} {self.name}[{place}], {did} by {who} of block {block} with no barrier between")
+
+
+class Ordered(Memory):
+    """The same where threads of several blocks wait for each other: a clock a thread, which says how far of each other it knows.
+
+    What has been done is before what is being done, if the one who does it knows of it (Lamport 1978).
+    """
+
+    def _note(self, place, log, thread):
+        log.setdefault(place, {})[thread.index] = thread.clock[thread.index]
+
+    def _meet(self, place, log, does, did):
+        thread = getcurrent()
+        for other, time in log.get(place, {}).items():
+            if other != thread.index and thread.clock[other] < time:
+                raise Race(f"{thread.title} {does} {self.name}[{place}], {did} by thread {other} of the grid, which nothing brings before")
+
+    def write(self, place: int, value) -> None:
+        super().write(place, value)
+        self.reads.pop(place, None)  # of which whoever knows of this knows, too
+        self.writes[place] = {getcurrent().index: self.writes[place][getcurrent().index]}
+
+
+def _in_order(threads, known=None) -> np.ndarray:
+    """Let all of them know what any of them does, and whatever else is `known`; then each goes on."""
+    if not hasattr(threads[0], "clock"):
+        return known
+    known = np.max([thread.clock for thread in threads] + ([] if known is None else [known]), axis=0)
+    for thread in threads:
+        thread.clock = known.copy()
+        thread.clock[thread.index] += 1
+    return known
 
 
 class Watched:
@@ -108,10 +137,10 @@ class Watched:
         self.flat = places.size if whole and places.ndim == 1 else 0  # places are 0, 1, 2, ...
 
     @classmethod
-    def of(cls, array: np.ndarray, name: str, written: bool = True) -> "Watched":
+    def of(cls, array: np.ndarray, name: str, written: bool = True, memory: type = Memory) -> "Watched":
         if not array.flags.c_contiguous:
             raise SimulationError(f"{name}: kernels take contiguous arrays")
-        return cls(Memory(array.reshape(-1), name, written), np.arange(array.size).reshape(array.shape), whole=True)
+        return cls(memory(array.reshape(-1), name, written), np.arange(array.size).reshape(array.shape), whole=True)
 
     @property
     def shape(self):
@@ -174,18 +203,59 @@ def _shared_array(shape, dtype):
 
 def _shared_of(block, key, shape, dtype):
     if key not in block.shared:
-        block.shared[key] = Watched.of(poisoned(shape, dtype), "shared memory", written=False)
+        block.shared[key] = Watched.of(poisoned(shape, dtype), "shared memory", False, block.launch.memory)
     return block.shared[key]
 
 
-def _put_in(array, place, rank, word):
+class Door:
+    """One that opens when it has been told what to expect, and that has come."""
+
+    def __init__(self):
+        self.opened, self.told, self.lacking, self.arriving, self.known = 0, False, 0, None, None
+
+    def change(self, size: int, told: bool = False):
+        """More is lacking, or less."""
+        thread = getcurrent()
+        thread.block.launch.idle = 0
+        self.told, self.lacking = self.told or told, self.lacking + size
+        self.arriving = _in_order([thread], self.arriving)
+        if self.told and self.lacking == 0:
+            self.opened, self.told, self.known, self.arriving = self.opened + 1, False, self.arriving, None
+
+
+def _make_door(doors, door):
+    getcurrent().block.doors[int(door)] = Door()
+
+
+def _expect(doors, door, size):
+    getcurrent().block.doors[int(door)].change(int(size), told=True)
+
+
+def _is_open(doors, door, odd):
+    thread = getcurrent()
+    found, launch = thread.block.doors[int(door)], thread.block.launch
+    if found.opened % 2 != odd:
+        thread.clock = np.maximum(thread.clock, found.known)
+        return True
+    launch.idle += 1
+    if launch.idle > 4 * sum(block.threads for block in launch.blocks):
+        raise Divergence(f"{thread.title} waits at a door that nobody opens")
+    launch.ready.append(thread)
+    launch.scheduler.switch()
+    return False
+
+
+def _send(array, place, rank, value, doors, door):
     """Into the array that stands in another block of the cluster where `array` does in this one."""
     block = getcurrent().block
     other = block.cluster.blocks[int(rank)]
     if all(thread.dead for thread in other.members):
-        raise SimulationError(f"{block.title} writes into the shared memory of {other.title}, which has ended")
+        raise SimulationError(f"{block.title} sends into the shared memory of {other.title}, which has ended")
+    if int(door) not in other.doors:
+        raise SimulationError(f"{block.title} sends to a door that {other.title} has not made")
     key = next(key for key, found in block.shared.items() if found.memory is array.memory)
-    _shared_of(other, key, array.shape, array.dtype)[place] = word
+    _shared_of(other, key, array.shape, array.dtype)[place] = value
+    other.doors[int(door)].change(-array.dtype.itemsize)
 
 
 def _meet():
@@ -194,9 +264,9 @@ def _meet():
     met = thread.block.cluster
     met.waiting.append(thread)
     if len(met.waiting) == sum(block.threads for block in met.blocks):
-        met.epoch += 1
         for block in met.blocks:
             block.epoch += 1
+        _in_order(met.waiting)
         thread.block.launch.ready += met.waiting
         met.waiting = []
     thread.block.launch.scheduler.switch()
@@ -215,6 +285,7 @@ def _syncthreads():
         raise Divergence(f"threads of {block.title} wait at different barriers: {sorted({place for _, place in block.waiting})}")
     if len(block.waiting) == block.threads:
         block.epoch += 1
+        _in_order([waiting for waiting, _ in block.waiting])
         block.launch.ready += [waiting for waiting, _ in block.waiting]
         block.waiting.clear()
     block.launch.scheduler.switch()
@@ -241,6 +312,14 @@ def _shfl_xor_sync(mask, value, distance):
     if mask != 0xFFFFFFFF:
         raise SimulationError(f"shfl_xor_sync: all threads of a warp are required; got the mask {mask:#x}")
     return _together(value, lambda values: [values[lane ^ distance] for lane in range(WARP)])
+
+
+def _converge():
+    def results(threads):
+        _in_order(threads)
+        return [None] * WARP
+
+    _together(getcurrent(), results)
 
 
 # Tensor cores, with the roundings of the real ones but for the order of sums: exact, and rounded once.
@@ -325,8 +404,12 @@ TWINS = {
     mma.put_if: _put_if,
     mma.get_if: _get_if,
     mma.get_either: lambda a, i, b, j, first, there: _get_if(a, i, there) if first else _get_if(b, j, there),
-    cluster.put_in: _put_in,
+    cluster.make_door: _make_door,
+    cluster.expect: _expect,
+    cluster.is_open: _is_open,
+    cluster.send: _send,
     cluster.meet: _meet,
+    cluster.converge: _converge,
     mma.two_at: _neighbours(2),
     mma.four_at: _neighbours(4),
 }
@@ -384,22 +467,26 @@ def _run_quietly(function, arguments):
 class _Launch:
     def __init__(self, function, grid, threads, dynamic_bytes, arguments, order, seed, blocks):
         self.order, self.random, self.ready = order, np.random.default_rng(seed), []
-        self.scheduler = greenlet(self._run)
-        self.blocks = []
+        self.scheduler, self.blocks, self.idle = greenlet(self._run), [], 0
+        self.memory = Ordered if blocks > 1 else Memory
         grid, size = Dim3(grid), Dim3(threads)
         for number, block_place in enumerate(grid.places()):
             block = SimpleNamespace(number=number, title=f"block {number}", threads=size.x * size.y * size.z, epoch=0, waiting=[])
             block.shared, block.warps, block.dynamic_bytes, block.launch, block.members = {}, {}, dynamic_bytes, self, []
             first = number % blocks == 0
-            block.cluster = SimpleNamespace(blocks=[], epoch=0, waiting=[]) if first else self.blocks[-1].cluster
+            block.cluster, block.doors = SimpleNamespace(blocks=[], waiting=[]) if first else self.blocks[-1].cluster, {}
             block.cluster.blocks.append(block)
             self.blocks.append(block)
             for k, place in enumerate(size.places()):
                 thread = _Thread(lambda: _run_quietly(function, arguments), self.scheduler)
                 thread.block, thread.number, thread.place, thread.block_place = block, k, Dim3(place), Dim3(block_place)
-                thread.block_size, thread.grid_size = size, grid
+                thread.block_size, thread.grid_size, thread.index = size, grid, len(self.ready)
                 block.members.append(thread)
                 self.ready.append(thread)
+        if blocks > 1:
+            for thread in self.ready:
+                thread.clock = np.zeros(len(self.ready), np.int64)
+                thread.clock[thread.index] = 1
 
     def _run(self):
         while self.ready:
@@ -423,7 +510,8 @@ def launch(kernel, grid, threads, dynamic_bytes, *arguments, order: str = "fifo"
     if order not in ORDERS:
         raise ValueError(f"order: one of {ORDERS} is required; got {order!r}")
 
-    watched = {}
+    watched, blocks = {}, getattr(kernel, "blocks", 1)
+    memory = Ordered if blocks > 1 else Memory
 
     def argument(value, name):
         if isinstance(value, tuple):
@@ -434,12 +522,11 @@ def launch(kernel, grid, threads, dynamic_bytes, *arguments, order: str = "fifo"
         if not isinstance(value, np.ndarray):
             return value
         key = (value.__array_interface__["data"][0], value.shape, value.dtype.str) if value.size else name
-        return watched.setdefault(key, Watched.of(value, name))  # the same memory under two names is one memory
+        return watched.setdefault(key, Watched.of(value, name, memory=memory))  # the same memory under two names is one memory
 
     function = _as_simulated(kernel, {})
     names = function.__code__.co_varnames
     parts = [argument(value, names[k]) for k, value in enumerate(arguments)]
-    blocks = getattr(kernel, "blocks", 1)
     if np.prod(grid) % blocks:
         raise SimulationError(f"a grid of whole clusters is required, of {blocks} blocks; got {grid}")
     _Launch(function, grid, threads, dynamic_bytes, parts, order, seed, blocks).scheduler.switch()

@@ -7,7 +7,7 @@ from gridsim import Divergence, Race, SimulationError, Unwritten
 from numba import cuda, float64, int32, int64
 
 from fastrnn._math import fma
-from fastrnn.kernels.cuda.cluster import meet, put_in
+from fastrnn.kernels.cuda.cluster import DOORS, make_door, make_waits, meet, send
 from fastrnn.kernels.cuda.compiler import Kernel
 from fastrnn.kernels.cuda.mma import LINE, TILE, as_number, form, four_at
 
@@ -267,54 +267,75 @@ def test_split_parts_have_twice_the_bits():
 
 # Clusters -----------------------------------------------------------------------------------------------------------
 
-BLOCKS = 2  # of a cluster
+BLOCKS, LINES = 2, gridsim.WARP  # of a cluster; threads of a block
+begin, wait = make_waits(BLOCKS, 4 * LINES)
+begin_for_less, wait_for_less = make_waits(BLOCKS, 4 * LINES - 4)
+begin_for_more, _ = make_waits(BLOCKS, 4 * LINES + 4)
 
 
-def hand_round(before, between):
-    """y[block, i]: what the block behind this one in the cluster put into this one's shared memory; barriers as asked for."""
+def hand_round(begin, wait, places):
+    """y[block, i]: what has gone round the cluster three times, by `places` places of shared memory."""
 
     def kernel(x, y):
-        held, i, block = cuda.shared.array(0, int32), cuda.threadIdx.x, cuda.blockIdx.x
-        held[i] = -1
-        if before == 2:
-            meet()
-        elif before == 1:
-            cuda.syncthreads()
-        put_in(held, i, (block + 1) % BLOCKS, x[block, i])
-        if between == 2:
-            meet()
-        elif between == 1:
-            cuda.syncthreads()
-        y[block, i] = held[i]
+        held, doors, i = cuda.shared.array(0, int32), cuda.shared.array(DOORS, int64), cuda.threadIdx.x
+        begin(doors)
+        value = x[cuda.blockIdx.x, i]
+        for turn in range(3):
+            send(held, turn % places * LINES + i, (cuda.blockIdx.x + 1) % BLOCKS, value, doors, turn & 1)
+            wait(doors, turn)
+            value = held[turn % places * LINES + i] + held[turn % places * LINES + (i + 1) % LINES]
+        y[cuda.blockIdx.x, i] = value
 
     return Kernel(kernel, 0, BLOCKS)
 
 
 @pytest.mark.parametrize("order", gridsim.ORDERS)
-def test_blocks_of_a_cluster_write_into_each_other(order):
-    x, y = np.arange(16, dtype=np.int32).reshape(4, 4), np.empty((4, 4), np.int32)
-    gridsim.launch(hand_round(2, 2), 4, 4, 16, x, y, order=order, seed=3)
-    assert (y == x[[1, 0, 3, 2]]).all()
+def test_blocks_of_a_cluster_send_to_each_other(order):
+    x, y = np.arange(4 * LINES, dtype=np.int32).reshape(4, LINES), np.empty((4, LINES), np.int32)
+    gridsim.launch(hand_round(begin, wait, 2), 4, LINES, 8 * LINES, x, y, order=order, seed=3)
+    want = x.copy()
+    for _ in range(3):
+        want = want[[1, 0, 3, 2]]
+        want = want + np.roll(want, -1, axis=1)
+    assert (y == want).all()
 
 
 @pytest.mark.parametrize("order", gridsim.ORDERS)
-@pytest.mark.parametrize("before, between", [(0, 2), (1, 2), (2, 0), (2, 1)])
-def test_a_barrier_of_a_cluster_that_is_missing_or_a_block_s(before, between, order):
-    x, y = np.zeros((2, 4), np.int32), np.empty((2, 4), np.int32)
-    with pytest.raises(SimulationError):
-        gridsim.launch(hand_round(before, between), 2, 4, 16, x, y, order=order, seed=5)
+@pytest.mark.parametrize(
+    "waits, places", [((begin, lambda doors, turn: None), 2), ((begin_for_less, wait_for_less), 2), ((begin, wait), 1)]
+)
+def test_doors_that_are_passed_too_early(waits, places, order):
+    """No wait, a door that opens too early, one place where there should be two."""
+    x, y = np.zeros((2, LINES), np.int32), np.empty((2, LINES), np.int32)
+    with pytest.raises((Race, Unwritten)):
+        gridsim.launch(hand_round(*waits, places), 2, LINES, 8 * LINES, x, y, order=order, seed=5)
+
+
+def test_a_door_that_nobody_opens():
+    x, y = np.zeros((2, LINES), np.int32), np.empty((2, LINES), np.int32)
+    with pytest.raises(Divergence, match="waits at a door that nobody opens"):
+        gridsim.launch(hand_round(begin_for_more, wait, 2), 2, LINES, 8 * LINES, x, y)
+
+
+def test_a_door_that_has_not_been_made():
+    def kernel(x):
+        held, doors = cuda.shared.array(0, int32), cuda.shared.array(DOORS, int64)
+        send(held, 0, 1 - cuda.blockIdx.x, 5, doors, 0)
+
+    with pytest.raises(SimulationError, match="block 0 sends to a door that block 1 has not made"):
+        gridsim.launch(Kernel(kernel, 0, 2), 2, 1, 16, np.zeros(1))
 
 
 def test_a_block_that_has_ended():
     def kernel(x):
-        held, block = cuda.shared.array(0, int32), cuda.blockIdx.x
-        held[0] = block
+        held, doors = cuda.shared.array(0, int32), cuda.shared.array(DOORS, int64)
+        make_door(doors, 0)
         meet()
-        if block == 0:
+        if cuda.blockIdx.x == 0:
             cuda.syncthreads()
-            put_in(held, 0, 1, 5)
+            send(held, 0, 1, 5, doors, 0)
 
-    with pytest.raises(SimulationError, match="block 0 writes into the shared memory of block 1, which has ended"):
+    with pytest.raises(SimulationError, match="block 0 sends into the shared memory of block 1, which has ended"):
         gridsim.launch(Kernel(kernel, 0, 2), 2, 1, 16, np.zeros(1))
 
 
@@ -329,4 +350,4 @@ def test_threads_of_a_cluster_that_do_not_meet():
 
 def test_a_grid_of_parts_of_clusters():
     with pytest.raises(SimulationError, match="a grid of whole clusters is required, of 2 blocks; got 3"):
-        gridsim.launch(hand_round(2, 2), 3, 4, 16, np.zeros((4, 4), np.int32), np.zeros((4, 4), np.int32))
+        gridsim.launch(hand_round(begin, wait, 2), 3, LINES, 32, np.zeros((4, 4), np.int32), np.zeros((4, 4), np.int32))

@@ -8,11 +8,11 @@ do chains, (parts, slots, units, rows).
 from functools import cache
 from typing import NamedTuple
 
-from numba import cuda, int32
+from numba import cuda
 
 from ..._jit import pointwise
 from ..._math import fma
-from .cluster import meet, put_in
+from .cluster import make_put, make_waits
 from .loop import REGISTERS, held_threads, u
 from .mma import four_at, two_at
 from .resident import Place, Product
@@ -75,8 +75,8 @@ class Chains(NamedTuple):
 
     @property
     def room(self) -> int:
-        """Bytes of a block's shared memory: rows and lengths are there, too."""
-        return (SHARED if self.blocks == 1 else MORE_SHARED) - 2 * 8 * self.rows
+        """Bytes of a block's shared memory: rows, lengths and doors are there, too."""
+        return (SHARED if self.blocks == 1 else MORE_SHARED) - 2 * 8 * (self.rows + 1)
 
     def product(self, operands: int, places: int) -> Product:
         return make_chains(self, operands, places)
@@ -115,6 +115,7 @@ def make_chains(shape: Chains, operands: int, places: int) -> Product:
     real, H, R, units, blocks, splits = number(shape.dtype), shape.H, shape.slots, shape.units, shape.blocks, shape.splits
     depth, rows, words, several = shape.depth, shape.rows, shape.operand_numbers(operands), operands > 1
     K, chains, add_all = depth * splits, places * words, _make_sum(shape)
+    put, (begin_waits, wait) = make_put(blocks), make_waits(blocks, shape.dtype.itemsize * operands * rows * H)
 
     @pointwise
     def stand():
@@ -125,17 +126,10 @@ def make_chains(shape: Chains, operands: int, places: int) -> Product:
         return Place(unit if t < units * rows and unit < H else H, t // units % rows, own if there else -1, own // units, split, t % units)
 
     @pointwise
-    def wait():
-        if blocks > 1:
-            meet()
-        else:
-            cuda.syncthreads()
-
-    @pointwise
-    def clear(memory):
+    def clear(memory, doors):
         for i in range(cuda.threadIdx.x, chains, cuda.blockDim.x):
             memory[u(i)] = real(0.0)
-        wait()
+        begin_waits(doors)
 
     @pointwise
     def hold(w, weights, member, place):
@@ -146,14 +140,9 @@ def make_chains(shape: Chains, operands: int, places: int) -> Product:
             w[k] = weights[u(at + k * (H if several else R * H))] if there else real(0.0)
 
     @pointwise
-    def give(slot, x, memory, base, place):
+    def give(slot, x, memory, doors, turn, place):
         if place.unit < H:
-            at = u(base + (slot * K + place.unit) * rows + place.row)
-            if blocks > 1:
-                for block in range(blocks):
-                    put_in(memory, at, int32(block), x)
-            else:
-                memory[at] = x
+            put(memory, u((turn & places - 1) * words + (slot * K + place.unit) * rows + place.row), x, doors, turn)
 
     @pointwise
     def begin(acc, start, first, place):
@@ -161,9 +150,9 @@ def make_chains(shape: Chains, operands: int, places: int) -> Product:
             acc[r, 0] = real(0.0)
 
     @pointwise
-    def multiply(acc, w, weights, member, memory, base, place):
+    def multiply(acc, w, weights, member, memory, turn, place):
         if place.own >= 0:
-            add_all(acc, w, memory, u(base + ((place.tile if several else 0) * K + place.split * depth) * rows))
+            add_all(acc, w, memory, u((turn & places - 1) * words + ((place.tile if several else 0) * K + place.split * depth) * rows))
 
     @pointwise
     def collect(total, first, acc, memory, place):
@@ -178,4 +167,4 @@ def make_chains(shape: Chains, operands: int, places: int) -> Product:
                     found += memory[u(chains + ((split * R + v) * units + place.lane) * rows + place.row)]
                 total[first + (0 if several else v), 0] += found
 
-    return Product(words, real, depth, (rows, 1), True, stand, wait, clear, hold, give, begin, multiply, collect)
+    return Product(real, depth, (rows, 1), True, stand, clear, hold, give, wait, begin, multiply, collect)

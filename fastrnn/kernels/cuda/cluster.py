@@ -1,30 +1,26 @@
 """Clusters: blocks that run at the same time and write into each other's shared memory, from compute capability 9.0 on.
 
-Blocks of a cluster have neighbouring numbers. (PTX ISA, "mapa", "st", "barrier.cluster".)
+Blocks of a cluster have neighbouring numbers. What one sends into the shared memory of another is counted at a door there, in bytes: who
+waits at the door goes on when as much has come as was expected, and the door is shut again. So no block waits for anything else: a barrier
+of the cluster would wait for all that its blocks have written to memory, too. (PTX ISA, "mbarrier", "st.async", "mapa".)
 """
 
 from llvmlite import ir
+from numba import cuda, int32
 
-from .mma import address, assembly
+from ..._jit import pointwise
+from .mma import HALF, address, assembly
 from .target import intrinsic, signature, types
 
 SIZES = (1, 2, 4, 8)  # of a cluster, as any device with clusters can have them
 CLUSTERS = (9, 0)  # the first compute capability with clusters
+DOORS = 2  # of a block: one for each of two operands that take turns, as the two places of those do
+IN_SHARED = "cvta.to.shared.u64 a, {}; cvt.u32.u64 {}, a;"  # from an address to one in shared memory
 
 
-@intrinsic
-def put_in(typing_context, array, place, rank, value):
-    """array[place] = value, in the shared memory of block `rank` of the cluster."""
-
-    def codegen(context, builder, signature, args):
-        there = "cvta.to.shared.u64 a, $0; cvt.u32.u64 s, a; mapa.shared::cluster.u32 t, s, $1;"
-        kind, bits = {types.int32: ("r", "b32"), types.float32: ("f", "f32"), types.float64: ("d", "f64")}[array.dtype]
-        text = f"{{ .reg .u64 a; .reg .u32 s, t; {there} st.shared::cluster.{bits} [t], $2; }}"
-        operands = [address(context, builder, signature.args[0], *args[:2]), *args[2:]]
-        assembly(builder, ir.VoidType(), operands, text, f"l,r,{kind},~{{memory}}", side_effect=True)
-        return context.get_dummy_value()
-
-    return signature(types.void, array, types.uint64, types.int32, array.dtype), codegen
+def _nothing(context, builder, operands, text: str, constraints: str, attributes=()):
+    assembly(builder, ir.VoidType(), operands, text, f"{constraints}~{{memory}}", attributes, side_effect=True)
+    return context.get_dummy_value()
 
 
 @intrinsic
@@ -33,7 +29,112 @@ def meet(typing_context):
 
     def codegen(context, builder, signature, args):
         text = "barrier.cluster.arrive.release.aligned; barrier.cluster.wait.acquire.aligned;"
-        assembly(builder, ir.VoidType(), [], text, "~{memory}", ("convergent",), side_effect=True)
-        return context.get_dummy_value()
+        return _nothing(context, builder, [], text, "", ("convergent",))
 
     return signature(types.void), codegen
+
+
+@intrinsic
+def converge(typing_context):
+    """Wait for all threads of the warp."""
+
+    def codegen(context, builder, signature, args):
+        return _nothing(context, builder, [], "bar.warp.sync 0xffffffff;", "", ("convergent",))
+
+    return signature(types.void), codegen
+
+
+@intrinsic
+def make_door(typing_context, doors, door):
+    """Make doors[door] one that is opened by one `expect` and by what it expects."""
+
+    def codegen(context, builder, signature, args):
+        there = IN_SHARED.format("$0", "s")
+        text = f"{{ .reg .u64 a; .reg .u32 s; {there} mbarrier.init.shared::cta.b64 [s], 1; fence.mbarrier_init.release.cluster; }}"
+        return _nothing(context, builder, [address(context, builder, signature.args[0], *args)], text, "l,")
+
+    return signature(types.void, doors, types.uint64), codegen
+
+
+@intrinsic
+def expect(typing_context, doors, door, size):
+    """Let so many bytes open doors[door]."""
+
+    def codegen(context, builder, signature, args):
+        there = IN_SHARED.format("$0", "s")
+        text = f"{{ .reg .u64 a; .reg .u32 s; .reg .b64 n; {there} mbarrier.arrive.expect_tx.shared::cta.b64 n, [s], $1; }}"
+        return _nothing(context, builder, [address(context, builder, signature.args[0], *args[:2]), args[2]], text, "l,r,")
+
+    return signature(types.void, doors, types.uint64, types.int32), codegen
+
+
+@intrinsic
+def is_open(typing_context, doors, door, odd):
+    """Whether doors[door] has been opened for the first time, the third, ..., or if `odd` is 1 for the second, the fourth, ..."""
+
+    def codegen(context, builder, signature, args):
+        there = IN_SHARED.format("$1", "s")
+        wait = "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [s], $2; selp.u32 $0, 1, 0, p;"
+        text = f"{{ .reg .u64 a; .reg .u32 s; .reg .pred p; {there} {wait} }}"
+        operands = [address(context, builder, signature.args[0], *args[:2]), args[2]]
+        found = assembly(builder, HALF, operands, text, "=r,l,r,~{memory}", side_effect=True)
+        return builder.icmp_unsigned("!=", found, HALF(0))
+
+    return signature(types.boolean, doors, types.uint64, types.int32), codegen
+
+
+@intrinsic
+def send(typing_context, array, place, rank, value, doors, door):
+    """array[place] = value, in the shared memory of block `rank` of the cluster, counted at its doors[door]."""
+
+    def codegen(context, builder, signature, args):
+        kind, bits = {types.int32: ("r", "b32"), types.float32: ("f", "f32"), types.float64: ("d", "f64")}[array.dtype]
+        there = f"{IN_SHARED.format('$0', 's')} {IN_SHARED.format('$3', 'm')}"
+        there += " mapa.shared::cluster.u32 s, s, $1; mapa.shared::cluster.u32 m, m, $1;"
+        store = f"st.async.shared::cluster.mbarrier::complete_tx::bytes.{bits} [s], $2, [m];"
+        operands = [address(context, builder, signature.args[0], *args[:2]), *args[2:4]]
+        operands.append(address(context, builder, signature.args[4], *args[4:]))
+        return _nothing(context, builder, operands, f"{{ .reg .u64 a; .reg .u32 s, m; {there} {store} }}", f"l,r,{kind},l,")
+
+    return signature(types.void, array, types.uint64, types.int32, array.dtype, doors, types.uint64), codegen
+
+
+def make_waits(blocks: int, size: int):
+    """(begin, wait): make the doors, each for `size` bytes, and wait for all; ``wait(doors, turn)`` for operand `turn`, counted from 0."""
+
+    @pointwise
+    def begin(doors):
+        if blocks > 1:
+            if cuda.threadIdx.x < DOORS:
+                make_door(doors, cuda.threadIdx.x)
+                expect(doors, cuda.threadIdx.x, int32(size))
+            meet()
+        else:
+            cuda.syncthreads()
+
+    @pointwise
+    def wait(doors, turn):
+        if blocks > 1:
+            while not is_open(doors, turn & 1, int32(turn >> 1 & 1)):
+                pass
+            converge()
+            if cuda.threadIdx.x == 0:
+                expect(doors, turn & 1, int32(size))
+        else:
+            cuda.syncthreads()
+
+    return begin, wait
+
+
+def make_put(blocks: int):
+    """``put(memory, at, value, doors, turn)``: into the shared memory of every block, as part of operand `turn`."""
+
+    @pointwise
+    def put(memory, at, value, doors, turn):
+        if blocks > 1:
+            for block in range(blocks):
+                send(memory, at, int32(block), value, doors, turn & 1)
+        else:
+            memory[at] = value
+
+    return put

@@ -21,7 +21,7 @@ from numba import cuda, float32, int32
 
 from ..._jit import pointwise
 from . import target
-from .cluster import meet, put_in
+from .cluster import converge, make_put, make_waits
 from .loop import REGISTERS, held_threads, u
 from .mma import LINE, TILE, Form, as_number, as_word, form, four_at, two_at
 from .resident import Place, Product
@@ -94,8 +94,8 @@ class Shape(NamedTuple):
 
     @property
     def room(self) -> int:
-        """Bytes of a block's shared memory: rows and lengths are there, too."""
-        return (SHARED if self.blocks == 1 else MORE_SHARED) - 2 * 8 * self.rows
+        """Bytes of a block's shared memory: rows, lengths and doors are there, too."""
+        return (SHARED if self.blocks == 1 else MORE_SHARED) - 2 * 8 * (self.rows + 1)
 
     def product(self, operands: int, places: int) -> Product:
         return make_product(self, operands, places)
@@ -108,7 +108,8 @@ def make_product(shape: Shape, operands: int, places: int) -> Product:
     blocks, tiles_a_block = shape.blocks, shape.tiles_a_block
     tiles, steps, stride, words, sums = shape.tiles, shape.steps, shape.stride, shape.words_a_step, R if operands == 1 else 1
     plane, jump, whole = operands * rows * stride, rows * stride if operands > 1 else 0, shape.operand_words(operands)
-    exchange = places * whole
+    exchange, put = places * whole, make_put(blocks)
+    begin_waits, wait = make_waits(blocks, 4 * parts * operands * rows * shape.tiles * TILE // numbers)
     row_words, tile_words = u(4 * WARP), 4 * parts
 
     @pointwise
@@ -119,27 +120,11 @@ def make_product(shape: Shape, operands: int, places: int) -> Product:
         return Place(tile * TILE + own // 2 * (TILE // 2) + lane // 4, (column * 2 + own % 2) % rows, own, tile, split, lane)
 
     @pointwise
-    def wait():
-        if blocks > 1:
-            meet()
-        else:
-            cuda.syncthreads()
-
-    @pointwise
-    def put(memory, at, word):
-        """Into the shared memory of all blocks."""
-        if blocks > 1:
-            for block in range(blocks):
-                put_in(memory, at, int32(block), word)
-        else:
-            memory[at] = word
-
-    @pointwise
-    def clear(memory):
+    def clear(memory, doors):
         """Zeros beyond the last unit, where nobody writes."""
         for i in range(cuda.threadIdx.x, exchange, cuda.blockDim.x):
             memory[u(i)] = 0
-        wait()
+        begin_waits(doors)
 
     @pointwise
     def first_word(member, place):
@@ -156,16 +141,18 @@ def make_product(shape: Shape, operands: int, places: int) -> Product:
                     w[k * words + i * 4 + c] = found[c]
 
     @pointwise
-    def give(slot, x, memory, base, place):
-        """The number x of this lane to all, as that of `slot` of the operand that begins at word `base`."""
-        row = base + (slot * rows + place.row) * stride
+    def give(slot, x, memory, doors, turn, place):
+        """The number x of this lane to all, as that of `slot` of operand `turn`."""
+        row = (turn & places - 1) * whole + (slot * rows + place.row) * stride
         if numbers == 1:
             for part in range(parts):
-                put(memory, u(row + place.unit + part * plane), word(part, x, x))
+                put(memory, u(row + place.unit + part * plane), word(part, x, x), doors, turn)
         else:  # neighbours along k are neighbouring units, four lanes apart
             other = cuda.shfl_xor_sync(0xFFFFFFFF, x, 4)
+            if blocks > 1:
+                converge()  # what other lanes have read may be written anew when this one's word has come
             if place.unit % 2 == 0:
-                put(memory, u(row + place.unit // 2), word(0, x, other))
+                put(memory, u(row + place.unit // 2), word(0, x, other), doors, turn)
 
     @pointwise
     def begin(acc, start, first, place):
@@ -193,9 +180,9 @@ def make_product(shape: Shape, operands: int, places: int) -> Product:
         add(acc, s, w, i, b)
 
     @pointwise
-    def multiply(acc, w, weights, member, memory, base, place):
-        """acc (slots, 4) += of a lane's part of k, the weights times the operand that begins at word `base`, k ascending in each slot."""
-        line = u(base + place.lane // 4 % rows * stride + place.split * steps * LINE + place.lane % 4 * 2)
+    def multiply(acc, w, weights, member, memory, turn, place):
+        """acc (slots, 4) += of a lane's part of k, the weights times operand `turn`, k ascending in each slot."""
+        line = u((turn & places - 1) * whole + place.lane // 4 % rows * stride + place.split * steps * LINE + place.lane % 4 * 2)
         for k in range(held):
             for s in range(R):
                 add_slot(acc, s, w, k * words + s * parts * 4, memory, line + u(k * LINE))
@@ -245,7 +232,7 @@ def make_product(shape: Shape, operands: int, places: int) -> Product:
                     found = found + there if other > 0 else there
                 total[first + v, 0] = found
 
-    return Product(whole, int32, held * words, (R, 4), splits > 1, stand, wait, clear, hold, give, begin, multiply, collect)
+    return Product(int32, held * words, (R, 4), splits > 1, stand, clear, hold, give, wait, begin, multiply, collect)
 
 
 @cache

@@ -30,40 +30,39 @@ class Product(NamedTuple):
 
     Attributes
     ----------
-    words, word : int, numba type
-        What an operand takes of shared memory, in numbers of that type.
+    word : numba type
+        Of shared memory, and of weights.
     weights, sums : int, tuple of int
         How many words of weights a thread holds, and the shape of its sums.
     meets : bool
         Whether `collect` has a barrier.
     stand : callable
         ``stand()``: a thread's `Place`.
-    wait : callable
-        ``wait()``: all threads wait for each other, those of other blocks that share the units, too.
     clear : callable
-        ``clear(memory)``: what nobody writes of shared memory, and wait.
+        ``clear(memory, doors)``: what nobody writes of shared memory; all threads wait for each other, of all blocks that share the units.
     hold : callable
         ``hold(w, weights, member, place)``: fill w (weights,).
     give : callable
-        ``give(slot, x, memory, base, place)``: the number x of a thread's unit to all, for `slot` of the operand that begins at `base`.
+        ``give(slot, x, memory, doors, turn, place)``: the number x of a thread's unit to all, for `slot` of operand `turn`, counted from 0.
+    wait : callable
+        ``wait(doors, turn)``: until all of operand `turn` has been given.
     begin : callable
         ``begin(acc, start, first, place)``: empty sums, or those that begin with start[first:] (slots, 1) of the thread's unit.
     multiply : callable
-        ``multiply(acc, w, weights, member, memory, base, place)``: acc += the weights times the operand that begins at `base`.
+        ``multiply(acc, w, weights, member, memory, turn, place)``: acc += the weights times operand `turn`.
     collect : callable
         ``collect(total, first, acc, memory, place)``: total[first:] (., 1), which was `start`, with the sums of the thread's unit.
     """
 
-    words: int
     word: object
     weights: int
     sums: tuple[int, int]
     meets: bool
     stand: object
-    wait: object
     clear: object
     hold: object
     give: object
+    wait: object
     begin: object
     multiply: object
     collect: object

@@ -6,6 +6,7 @@ from numba import cuda, int64
 
 from ..._jit import pointwise
 from .._loop import layout
+from .cluster import DOORS
 from .loop import Block, find_rows, u
 from .resident import find, is_there, load, share_of, sized, store
 from .steps import Seen, make_retreat, moved, rows_of
@@ -20,7 +21,7 @@ def make_resident_backward(cell, shape, places: int, registers: int):
     What a step has left is read two steps ahead, and what this way leaves is written, both while the product is computed.
     """
     G, S, K, R, H, rows, real = len(cell.slots), len(cell.states), len(cell.saved), shape.slots, shape.H, shape.rows, number(shape.dtype)
-    words, word, room, sums, meets, stand, wait, clear, hold, give, begin, multiply, collect = shape.product(R, places)
+    word, room, sums, meets, stand, clear, hold, give, wait, begin, multiply, collect = shape.product(R, places)
     blocks, (first, _), max_of_k, room = shape.blocks, layout(cell).recurrent, K or 1, room or 1
     look, retreat, clip, count, hold_operand, write = make_retreat(cell, shape.dtype)
 
@@ -46,7 +47,8 @@ def make_resident_backward(cell, shape, places: int, registers: int):
         got, cut = cuda.local.array((1, 1), real), cuda.local.array(3, real)
         run, place, slices = sized(run, H), stand(), (run.span.B + rows - 1) // rows
         span, weights = run.span, run.weights.recurrent
-        clear(memory)
+        doors = cuda.shared.array(DOORS, int64)
+        clear(memory, doors)
         item = cuda.blockIdx.x // blocks
         find_rows(item, rows, run.batch, slices, span.B, b, length)
         block = Block(item // slices, b, length, memory)
@@ -58,7 +60,7 @@ def make_resident_backward(cell, shape, places: int, registers: int):
         for i in range(3):
             cut[i] = real(0.0)
         load(dstate, ds, unit, there, S, span)
-        share, last, here = share_of(unit, there, run, real(1.0)), (length[0] if length[0] < span.end else span.end) - 1, 0
+        share, last, turn = share_of(unit, there, run, real(1.0)), (length[0] if length[0] < span.end else span.end) - 1, 0
         at = rows_of(last, unit, span)
         look(last, unit, at, seen, run, start, flow, (span.begin <= last) & (last < unit.length))
         before = moved(at, -1, span)
@@ -71,10 +73,10 @@ def make_resident_backward(cell, shape, places: int, registers: int):
                 retreat(unit, at, seen, ds, da, run, flow, back)
             clip(da, whole, limit)
             for s in range(R):
-                give(s, da[first + s, 0], memory, here, place)
+                give(s, da[first + s, 0], memory, doors, turn, place)
             begin(acc, none, 0, place)
-            wait()
-            multiply(acc, w, weights, block.member, memory, here, place)
+            wait(doors, turn)
+            multiply(acc, w, weights, block.member, memory, turn, place)
             hold_operand(unit, at, seen.old[0, 0] * share, run, back, moves)
             write(unit, at, da, run, flow, back, moves)
             take(seen, ahead)
@@ -84,10 +86,9 @@ def make_resident_backward(cell, shape, places: int, registers: int):
             collect(got, 0, acc, memory, place)
             ds[0, 0] += got[0, 0] * share
             count(whole, limit, cut)
-            if places == 2:
-                here = words - here
-            elif not meets:
-                wait()
+            if places == 1 and not meets:
+                cuda.syncthreads()
+            turn += 1
         store(dstate, ds, unit, there, S, span)
         for i in range(3):
             back.cut[u((cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x) * 3 + i)] = cut[i]

@@ -6,6 +6,7 @@ from numba import cuda, int64
 
 from ..._jit import pointwise
 from .._loop import layout
+from .cluster import DOORS
 from .loop import Block, find_rows
 from .resident import find, is_there, load, share_of, sized, store
 from .steps import Left, make_advance, moved, place_in, place_in_y, row_of, rows_of
@@ -20,7 +21,7 @@ def make_resident_forward(cell, shape, places: int, registers: int):
     computed, and what a step leaves is written while the product of the one behind it is.
     """
     G, S, K, H, rows, real = len(cell.slots), len(cell.states), len(cell.saved), shape.H, shape.rows, number(shape.dtype)
-    words, word, room, sums, meets, stand, wait, clear, hold, give, begin, multiply, collect = shape.product(1, places)
+    word, room, sums, meets, stand, clear, hold, give, wait, begin, multiply, collect = shape.product(1, places)
     blocks, (first, _), max_of_k, room = shape.blocks, layout(cell).recurrent, K or 1, room or 1  # an array of nothing cannot be had
     advance, keep = make_advance(cell, shape.dtype)
 
@@ -38,7 +39,8 @@ def make_resident_forward(cell, shape, places: int, registers: int):
         left = Left(cuda.local.array((max_of_k, 1), real), cuda.local.array((1, 1), real))
         run, place, slices = sized(run, H), stand(), (run.span.B + rows - 1) // rows
         span, weights = run.span, run.weights.recurrent
-        clear(memory)
+        doors = cuda.shared.array(DOORS, int64)
+        clear(memory, doors)
         item = cuda.blockIdx.x // blocks
         find_rows(item, rows, run.batch, slices, span.B, b, length)
         block = Block(item // slices, b, length, memory)
@@ -48,15 +50,15 @@ def make_resident_forward(cell, shape, places: int, registers: int):
         load(state, s, unit, there, S, span)
         share, end = share_of(unit, there, run, real(1.0)), length[0] if length[0] < span.end else span.end
         own = unit.length if unit.length < span.end else span.end
-        give(0, s[0, 0] * share, memory, 0, place)
-        before, here = rows_of(span.begin, unit, span), 0
+        give(0, s[0, 0] * share, memory, doors, 0, place)
+        before, turn = rows_of(span.begin, unit, span), 0
         if span.begin < end:
             look(ahead, before.own, unit, z)
         at = before
-        wait()
+        wait(doors, 0)
         for n in range(span.begin, end):
             begin(acc, ahead, first, place)
-            multiply(acc, w, weights, block.member, memory, here, place)
+            multiply(acc, w, weights, block.member, memory, turn, place)
             keep(unit, before, a, s, left, run, (n > span.begin) & (n <= own))
             for g in range(G):
                 a[g, 0] = ahead[g, 0]
@@ -65,12 +67,11 @@ def make_resident_forward(cell, shape, places: int, registers: int):
             collect(a, first, acc, memory, place)
             if n < own:
                 advance(n, unit, a, s, left, run)
-            if places == 2:
-                here = words - here
-            elif not meets:
-                wait()
-            give(0, s[0, 0] * share, memory, here, place)
-            wait()
+            if places == 1 and not meets:
+                cuda.syncthreads()
+            turn += 1
+            give(0, s[0, 0] * share, memory, doors, turn, place)
+            wait(doors, turn)
         keep(unit, before, a, s, left, run, (end > span.begin) & (end <= own))
         store(state, s, unit, there, S, span)
         if there:
