@@ -125,8 +125,11 @@ def closed(case: str, dtype: str) -> dict[str, np.ndarray]:
     lengths, read = np.array([5, 2, 0, 4]), np.array([2, 1, 2, 1])
     options = {"dtype": dtype, "initial_state": "learned", "recurrent_dropout": 0.3}
 
+    def linear(D, O):
+        return fr.Linear(D, O, activation="elu", dtype=dtype)
+
     def chain(seed):
-        return fr.Linear(4, 4, activation="elu", dtype=dtype), network(case, 4, H, seed=seed, **options), fr.Linear(H, V, dtype=dtype)
+        return linear(4, 4), network(case, 4, H, seed=seed, **options), linear(H, V)
 
     values = fr.Model(*chain(0), loss=fr.MeanSquaredError(), readout="every")
     symbols = fr.Model(fr.Embedding(V, 4, dtype=dtype), *chain(1), loss=fr.CrossEntropy(), readout="every")

@@ -12,10 +12,15 @@ from tolerances import TOLERANCES
 import fastrnn as fr
 
 
+# where no folder of compiled code can be made, on any system
+NO_CACHE = dict.fromkeys(("XDG_CACHE_HOME", "LOCALAPPDATA", "HOME"), os.devnull)
+
+
 def run_elsewhere(tmp_path, dtype, cases, **environment):
     """`small_runs` in a new process with a cache folder of its own."""
     path, root = tmp_path / "out.npz", Path(small_runs.__file__).parent
-    variables = os.environ | environment | {"XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": str(root.parent), "OPENBLAS_NUM_THREADS": "1"}
+    own = {"XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": str(root.parent), "OPENBLAS_NUM_THREADS": "1"}
+    variables = os.environ | own | environment
     command = [sys.executable, "-W", "error", str(root / "small_runs.py"), str(path), dtype, *cases]
     result = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=1800)
     assert result.returncode == 0, result.stderr
@@ -33,9 +38,11 @@ def assert_close(found, expected):
 def test_bounds_checked_kernels(tmp_path):
     """Indices of every array access are checked here, except those of the register tile, whose product `test_kernels` has.
 
-    Checked loops are scalar, and fuse other multiplications with additions than vectorized ones: equal to rounding.
+    Numba writes the checks, so LLVM need not optimize, which takes longer than all else; nor is such code kept, whose key does not tell
+    it from the other. Checked loops are scalar, and fuse other multiplications with additions than vectorized ones: equal to rounding.
     """
-    found = run_elsewhere(tmp_path, "float64", ["everything", "grid lstm", "closed everything"], NUMBA_BOUNDSCHECK="1")
+    cases = ["everything", "grid lstm", "closed everything"]
+    found = run_elsewhere(tmp_path, "float64", cases, NUMBA_BOUNDSCHECK="1", NUMBA_OPT="0", **NO_CACHE)
     assert found.pop("checked")
     expected = small_runs.run("everything", "float64") | small_runs.grid("lstm", "float64") | small_runs.closed("everything", "float64")
     assert_close(found, expected)
@@ -46,7 +53,7 @@ def test_kernels_in_the_interpreter(tmp_path):
     cases = [*small_runs.CASES, "feedforward", *(f"grid {cell}" for cell in fr.CELLS2D)]
     cases += [f"closed {case}" for case in small_runs.CASES]
     found = run_elsewhere(tmp_path, "float64", cases, NUMBA_DISABLE_JIT="1")
-    assert found.pop("checked") and not list(tmp_path.glob("fastrnn/**/*.nbi"))
+    assert found.pop("checked") and not list(tmp_path.glob("fastrnn/**/*.nbc"))
     compared = [*small_runs.CASES] if os.environ.get("FASTRNN_TEST_EVERYTHING") else ["everything", "rnn", "lstm", "gru", "gru_before"]
     expected = small_runs.feedforward("float64") | small_runs.closed("everything", "float64")
     for cell in fr.CELLS2D:

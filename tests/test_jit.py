@@ -127,6 +127,42 @@ def test_package_hash_covers_every_file_with_compiled_code():
     assert users and {p for p in users if "_jit import" in p.read_text()} <= covered
 
 
+# Parts --------------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_kernel_calls_can_be_called_from_python_too(monkeypatch):
+    monkeypatch.setattr(_jit, "cache_folder", lambda: None)
+
+    @njit
+    def twice(x):
+        return 2 * x
+
+    @kernel
+    def both(a):
+        a[0] = twice(a[0])
+
+    a = np.array([1.5])
+    both(a)
+    assert len(twice.signatures) == 1 and a[0] == 3.0
+    assert twice(a[0]) == 6.0 and len(twice.signatures) == 1
+
+
+def test_what_a_kernel_calls_can_print(monkeypatch, capfd):
+    """For which it needs its environment, that Numba gives to what has machine code of its own."""
+    monkeypatch.setattr(_jit, "cache_folder", lambda: None)
+
+    @loop
+    def show(x):
+        print(x)
+
+    @kernel
+    def run(a):
+        show(a[0])
+
+    run(np.array([1.5]))
+    assert capfd.readouterr().out == "1.5\n"
+
+
 # The cache folder ---------------------------------------------------------------------------------------------------
 
 
