@@ -11,7 +11,6 @@ from tolerances import TOLERANCES
 
 import fastrnn as fr
 
-
 # where no folder of compiled code can be made, on any system
 NO_CACHE = dict.fromkeys(("XDG_CACHE_HOME", "LOCALAPPDATA", "HOME"), os.devnull)
 
