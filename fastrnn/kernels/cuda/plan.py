@@ -71,6 +71,8 @@ def chains(cell, H: int, dtype) -> Chains | None:
     for blocks, splits in _sizes():
         shape = Chains(dtype, H, slots, blocks, splits)
         numbers = max(_numbers(cell)) + 2 * len(cell.parameters) + shape.depth + shape.rows
+        if shape.units * (blocks - 1) >= H:
+            continue  # a block that sends nothing would not keep the others from running ahead of it
         fits = shape.threads <= THREADS and shape.depth * words <= RESIDENT and shape.shared_bytes(slots) <= shape.room
         if fits and CHAIN[dtype.itemsize] + numbers * words <= shape.registers:
             return shape

@@ -231,7 +231,8 @@ def make_sums(dtype) -> Sums:
     @kernel
     def columns(b, begin, size, at, parts):
         """parts[e, p, at + n] = sum over rows of part p, as in `transposed`, ascending, of b[e, m, n]."""
-        n, p, e = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x, cuda.blockIdx.y, cuda.blockIdx.z
+        n, P = cuda.blockIdx.y * cuda.blockDim.x + cuda.threadIdx.x, parts.shape[1]
+        e, p = cuda.blockIdx.x // P, cuda.blockIdx.x % P
         head, last = begin + p * size, begin + (p + 1) * size
         head, last = head if head > 0 else 0, last if last < b.shape[1] else b.shape[1]
         if n < b.shape[2]:
@@ -243,7 +244,7 @@ def make_sums(dtype) -> Sums:
     @kernel
     def add_parts(parts, total):
         """total[e, i] += parts[e, p, i], the last part first."""
-        i, e = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x, cuda.blockIdx.y
+        i, e = cuda.blockIdx.y * cuda.blockDim.x + cuda.threadIdx.x, cuda.blockIdx.x
         if i < total.shape[1]:
             value = total[e, i]
             for p in range(parts.shape[1] - 1, -1, -1):
@@ -299,12 +300,12 @@ def add_terms(terms: list[Term], total, empty, rows: Parts, precision: str = "ex
         parts = empty((E, count, W), dtype)
         for a, b, at, first, N, width in terms:
             if a is None:
-                blocks = -(-b.shape[2] // ELEMENTS), count, E
+                blocks = E * count, -(-b.shape[2] // ELEMENTS)
                 target.launch(columns, blocks, ELEMENTS, 0, b, begin, rows.size, at, parts)
             else:
                 blocks, kernels = (E * count, -(-a.shape[2] // square), -(-N // square)), make_products(dtype, precision, SIDE, EDGE)
                 target.launch(kernels.transposed, blocks, SIDE * SIDE, 0, a, b, first, begin, rows.size, N, at, width, parts)
-        target.launch(add_parts, (-(-W // ELEMENTS), E), ELEMENTS, 0, parts, total)
+        target.launch(add_parts, (E, -(-W // ELEMENTS)), ELEMENTS, 0, parts, total)
 
 
 def add_transposed(a, b, first: int, total, empty, rows: Parts, precision: str = "exact") -> None:
