@@ -26,7 +26,7 @@ TENSOR = ["tf32", "bf16", "split"]
 PARAMETERS = {"l": "u64", "L": "u64", "q": "u64", "Q": "u64", "f": "f32", "d": "f64", "?": "u8"}  # by the types of NumPy's numbers
 
 
-ROOT = compiler.toolkit()
+ROOT, CAPABILITY = compiler.toolkit(), target.capability
 pytestmark = pytest.mark.skipif(
     ROOT is None or not (ROOT / "bin" / "ptxas").is_file(),
     reason="NO KERNEL FOR THE GPU IS COMPILED: neither the packages nvidia-nvvm and nvidia-cuda-nvcc nor a CUDA toolkit found"
@@ -359,9 +359,11 @@ def test_a_launch(kept, monkeypatch):
         assert (function, x, y, z, threads, *block, shared, stream, extra) == (7, 5, 1, 1, 32, 1, 1, 64, 3, 0)
 
     device = SimpleNamespace(compute_capability="90")
-    cuda = SimpleNamespace(runtime=SimpleNamespace(getDevice=lambda: 0), Device=lambda: device)
+    cuda = SimpleNamespace(runtime=SimpleNamespace(getDevice=lambda: 0), Device=lambda number: device)
     cuda.driver, cuda.get_current_stream = SimpleNamespace(launchKernel=launch_kernel), lambda: SimpleNamespace(ptr=3)
     monkeypatch.setattr(target, "arrays", lambda: SimpleNamespace(cuda=cuda, RawModule=Module))
+    monkeypatch.setattr(target, "capability", CAPABILITY)
+    monkeypatch.setattr(target, "_capability", target._capability.__wrapped__)
     for n in (1, 2, 3):
         target.launch(double, 5, 32, 64, Elsewhere(np.empty(3, np.float32)), n)
     ((text, (grid, block, arguments), options),) = launched
