@@ -83,9 +83,7 @@ def test_pull(gpu):
     compare(host, device, inputs, forward={"pull": (rng.normal(size=(T, B, host.hidden_size)), rng.uniform(size=T))})
 
 
-@pytest.mark.parametrize(
-    "variant, precision", [(LSTM, "split"), (GRU, "tf32"), (LSTM, "bf16")], ids=lambda value: value if isinstance(value, str) else label(value)
-)
+@pytest.mark.parametrize("variant, precision", [(LSTM, "split"), (GRU, "tf32"), (LSTM, "bf16")], ids=str)
 def test_weights_held_or_read_and_any_order_give_the_same_bits(variant, precision, gpu, monkeypatch):
     """With one place or two for the operands of the way back, too; for one part of k."""
     monkeypatch.setattr(plan, "BLOCKS", (1,))

@@ -244,7 +244,8 @@ def make_sums(dtype) -> Sums:
     @kernel
     def add_parts(parts, total):
         """total[e, i] += parts[e, p, i], the last part first."""
-        i, e = cuda.blockIdx.y * cuda.blockDim.x + cuda.threadIdx.x, cuda.blockIdx.x
+        high = (total.shape[1] + cuda.blockDim.x - 1) // cuda.blockDim.x
+        e, i = cuda.blockIdx.x // high, cuda.blockIdx.x % high * cuda.blockDim.x + cuda.threadIdx.x
         if i < total.shape[1]:
             value = total[e, i]
             for p in range(parts.shape[1] - 1, -1, -1):
@@ -305,7 +306,7 @@ def add_terms(terms: list[Term], total, empty, rows: Parts, precision: str = "ex
             else:
                 blocks, kernels = (E * count, -(-a.shape[2] // square), -(-N // square)), make_products(dtype, precision, SIDE, EDGE)
                 target.launch(kernels.transposed, blocks, SIDE * SIDE, 0, a, b, first, begin, rows.size, N, at, width, parts)
-        target.launch(add_parts, (E, -(-W // ELEMENTS)), ELEMENTS, 0, parts, total)
+        target.launch(add_parts, E * -(-W // ELEMENTS), ELEMENTS, 0, parts, total)
 
 
 def add_transposed(a, b, first: int, total, empty, rows: Parts, precision: str = "exact") -> None:

@@ -79,7 +79,7 @@ def _launch(kernel: Kernel, blocks, threads: int, shared: int, arguments: tuple,
     if ready is None:
         arguments = flat(arguments) if one_axis else arguments
         loaded = _function(kernel, arguments)
-        if shared > SHARED:
+        if shared > SHARED - 256:  # what a block has beside it counts, too
             loaded.max_dynamic_shared_size_bytes = shared
         loaded(grid, (threads,), tuple(words(arguments)), shared_mem=shared)
         mine[key] = Ready(loaded.kernel.ptr, loaded.kernel, Parameters(numbers))
