@@ -83,11 +83,12 @@ class Made:
 
     def once(self, key: tuple, make: Callable):
         """What `make` gives, which may depend on nothing but `key`, and what never changes in the one who asks."""
-        if key not in self._found:
+        found = self._found.get(key)
+        if found is None:
             if len(self._found) >= self.MOST:
                 self._found.clear()
-            self._found[key] = make()
-        return self._found[key]
+            self._found[key] = found = make()
+        return found  # which another thread may have let go of
 
 
 CPU = Device("cpu", np, _memory.empty, _memory.zeros)

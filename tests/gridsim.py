@@ -1,7 +1,8 @@
 """A CUDA simulator for tests: all blocks of a grid at once, every thread a greenlet, every access to memory watched.
 
 Kernels run as plain Python, so no GPU and no compiler is needed. A thread runs until it must wait; then another one does, in the
-order of their numbers or a random one. What a GPU would do silently is an error here:
+order of their numbers or a random one, in which all have their turns; or unevenly, some of them not for long. What a GPU would do
+silently is an error here:
 
 - an index outside an array, negative ones included;
 - a read of shared memory that nobody has written;
@@ -23,7 +24,8 @@ from greenlet import getcurrent, greenlet
 import fastrnn._math
 from fastrnn.kernels.cuda import cluster, mma
 
-ORDERS = ("fifo", "random")
+ORDERS = ("fifo", "random", "uneven")
+PATIENCE = 1000  # turns of other threads for which some have none
 MANY = -1  # threads
 WARP = 32
 Intrinsic = type(fastrnn._math.fma)
@@ -238,7 +240,7 @@ def _is_open(doors, door, odd):
         thread.clock = np.maximum(thread.clock, found.known)
         return True
     launch.idle += 1
-    if launch.idle > 4 * sum(block.threads for block in launch.blocks):
+    if launch.idle > 4 * sum(block.threads for block in launch.blocks) + 2 * PATIENCE:
         raise Divergence(f"{thread.title} waits at a door that nobody opens")
     launch.ready.append(thread)
     launch.scheduler.switch()
@@ -489,6 +491,8 @@ class _Launch:
                 thread.clock[thread.index] = 1
 
     def _run(self):
+        if self.order == "uneven":
+            self._run_unevenly()
         while self.ready:
             batch, self.ready = self.ready, []
             if self.order == "random":
@@ -503,6 +507,19 @@ class _Launch:
                 raise Divergence(f"some threads of the cluster of {block.title} wait for others, which have ended or wait elsewhere")
             if any(block.warps.values()):
                 raise Divergence(f"some threads of a warp of {block.title} wait for those that do not come")
+
+
+    def _run_unevenly(self):
+        """One at a time; now half of all, now a block but for some threads, waits until the others cannot go on or have had enough."""
+        turns, waiting, every = 0, set(), sum(block.threads for block in self.blocks)
+        while self.ready:
+            if turns % PATIENCE == 0:
+                members = self.blocks[self.random.integers(len(self.blocks))].members[self.random.integers(3) :]
+                half = self.random.choice(every, every // 2, replace=False).tolist()
+                waiting = set(half) if self.random.integers(2) else {thread.index for thread in members}
+            able = [i for i, thread in enumerate(self.ready) if thread.index not in waiting] or range(len(self.ready))
+            self.ready.pop(able[self.random.integers(len(able))]).switch()
+            turns += 1
 
 
 def launch(kernel, grid, threads, dynamic_bytes, *arguments, order: str = "fifo", seed: int = 0) -> None:

@@ -3,6 +3,7 @@
 import copy
 import pickle
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import fastrnn as fr
 from fastrnn import _device
 from fastrnn.cells import build
 from fastrnn.kernels.cuda import loop, plan, product, target
+from fastrnn.layers._cuda import CudaDirection
 
 T, LENGTHS = 4, np.array([2, 4, 0, 1, 3])  # small: a step of a thread takes milliseconds here
 LSTM, GRU = ("lstm", {}), ("gru", {"reset_after": False})
@@ -107,8 +109,28 @@ def test_parts_of_k_and_clusters(name, blocks, splits, dtype, gpu, monkeypatch):
     host, device = on_both((name, {}), dtype=dtype, H=7, recurrent_dropout=0.3)
     shape = plan.chains(device.cell, 7, device.dtype)
     assert (shape.blocks, shape.splits) == (blocks, splits)
-    gpu(order="random", seed=blocks)
+    gpu(order="uneven", seed=blocks)
     compare(host, device, forward={"details": True, "rng": 1}, backward={"details": True})
+
+
+def test_every_block_of_a_cluster_has_a_unit(gpu):
+    for name, dtype in (("rnn", "float32"), ("gru", "float32"), ("lstm", "float64")):
+        found = [shape for H in range(1, 300) if (shape := plan.chains(build(name), H, np.dtype(dtype)))]
+        assert any(shape.blocks > 1 for shape in found)
+        assert all(shape.units * (shape.blocks - 1) < shape.H for shape in found)
+
+
+def test_no_block_of_a_cluster_without_a_unit_is_planned(gpu, monkeypatch):
+    monkeypatch.setattr(plan, "BLOCKS", (4,))
+    assert plan.chains(build("rnn"), 9, np.dtype("float32")) is None  # of 3, 3, 3 and 0 units
+    assert plan.chains(build("rnn"), 10, np.dtype("float32")).blocks == 4
+
+
+def test_more_steps_than_rows_can_be_counted(gpu):
+    direction = CudaDirection(_device.device("cuda"), build("rnn"), 1, 1, False)
+    kept = SimpleNamespace(y=np.broadcast_to(np.float32(0), (2**16, 2**10, 2**6, 1)))
+    with pytest.raises(ValueError, match=r"x: fewer than 2\*\*32 steps .* got 65536 x 1024 x 64"):
+        direction._span(kept, 0, 1, 0, 0)
 
 
 @pytest.mark.parametrize("resident", [0, plan.RESIDENT])

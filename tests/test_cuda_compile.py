@@ -139,7 +139,7 @@ def test_the_time_loop_in_clusters(name, H, precision, tmp_path, monkeypatch):
     monkeypatch.setattr(target, "capability", lambda: (9, 0))
     monkeypatch.delitem(ARCHITECTURES, "sm_80")
     assert plan.shapes(build(name), H, precision)[0].blocks > 1
-    assert_products_sound(build(name), H, precision, target.MORE_SHARED, tmp_path)
+    assert_products_sound(build(name), H, precision, target.more_shared(), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -166,6 +166,14 @@ def assert_products_sound(cell, H: int, precision: str, room: int, folder: Path)
         assert found == each * shape.steps if shape.held == shape.steps else found > each * shape.held
         assert way.shared + 2 * 8 * shape.rows <= room
         assert (f".reqnctapercluster {shape.blocks}, 1, 1" in ptx) == (shape.blocks > 1) == ("barrier.cluster" in ptx)
+
+
+def test_a_device_with_clusters_and_less_shared_memory(monkeypatch):
+    """Compute capability 12: 99 KB a block."""
+    monkeypatch.setattr(target, "capability", lambda: (12, 0))
+    for H in (136, 256, 512):
+        own = plan.plan(build("lstm"), H, DTYPES[0], "split")
+        assert own.blocks > 1 and max(own.forward.shared, own.backward.shared) < 99 * 1024 - 2 * 8 * (own.rows + 1)
 
 
 @pytest.mark.parametrize("precision", TENSOR)

@@ -311,6 +311,23 @@ def test_doors_that_are_passed_too_early(waits, places, order):
         gridsim.launch(hand_round(*waits, places), 2, LINES, 8 * LINES, x, y, order=order, seed=5)
 
 
+def test_a_block_that_sends_nothing_is_overrun():
+    """Nothing keeps the others from sending twice what it waits for: why `plan.chains` has no such block."""
+
+    def kernel(x):
+        held, doors, i = cuda.shared.array(0, int32), cuda.shared.array(DOORS, int64), cuda.threadIdx.x
+        begin(doors)
+        for turn in range(8):
+            if cuda.blockIdx.x == 0:
+                for block in range(BLOCKS):
+                    send(held, turn % 2 * LINES + i, block, turn, doors, turn & 1)
+            wait(doors, turn)
+
+    with pytest.raises((Race, Divergence)):
+        for seed in range(10):
+            gridsim.launch(Kernel(kernel, 0, BLOCKS), BLOCKS, LINES, 8 * LINES, np.zeros(1), order="uneven", seed=seed)
+
+
 def test_a_door_that_nobody_opens():
     x, y = np.zeros((2, LINES), np.int32), np.empty((2, LINES), np.int32)
     with pytest.raises(Divergence, match="waits at a door that nobody opens"):

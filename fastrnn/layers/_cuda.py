@@ -174,7 +174,9 @@ class CudaDirection(Direction):
         self._launch(way, grid, self._run_of(span, kept, weights), start, flow, dstate, dtype.type(limit), back)
 
     def _span(self, kept: Kept, begin: int, end: int, offset: int, shown: int) -> Span:
-        _, T, B, width = kept.y.shape
+        E, T, B, width = kept.y.shape
+        if E * T * B >= 2**32:
+            raise ValueError(f"x: fewer than 2**32 steps of all sequences and members are required with device='cuda'; got {E} x {T} x {B}")
         return Span(begin, end, offset, int(self.reverse), T, B, self.H, width, kept.column, kept.others.shape[1], shown)
 
     def _run_of(self, span: Span, kept: Kept, weights: Weights) -> Run:

@@ -73,7 +73,7 @@ def make_backward(cell, dtype, rows: int, registers: int):
     @pointwise
     def move(n, r, j, da, block, run, start, flow, back):
         """Unit j of row r by a step: the gradients of its pre-activations (G, 1), and of its state but for the product."""
-        memory, H, unit = block.memory, run.span.H, unit_of(r, j, block)
+        memory, H, unit, p = block.memory, run.span.H, unit_of(r, j, block), cuda.local.array((max_of_p, 1), real)
         own = rows_of(n, unit, run.span)
         ds, old, new = cuda.local.array((S, 1), real), cuda.local.array((S, 1), real), cuda.local.array((S, 1), real)
         seen = Seen(cuda.local.array((max_of_k, 1), real), old, new, cuda.local.array((1, 1), real), cuda.local.array((3, 1), real))
@@ -82,7 +82,8 @@ def make_backward(cell, dtype, rows: int, registers: int):
             ds[i, 0] = memory[u((i * rows + r) * H + j)]
         if recurrent:
             ds[0, 0] += product_of(rec1 - rec0, r, j, block, run)
-        retreat(unit, own, seen, ds, da, run, flow, back)
+        unit_parameters(unit, p, run)
+        retreat(unit, own, seen, ds, da, p, run, flow, back)
         h = old[0, 0] if modulated else masked(old[0, 0], run.batch.mask, run.span, block.member, unit.b, j)
         hold(unit, own, h, run, back, True)
         for i in range(S):

@@ -16,7 +16,7 @@ from .cluster import make_put, make_waits
 from .loop import REGISTERS, held_threads, u
 from .mma import four_at, two_at
 from .resident import Place, Product
-from .target import MORE_SHARED, SHARED, WARP, number
+from .target import SHARED, WARP, more_shared, number
 
 UNROLLED = 128  # multiply-adds of a loop
 
@@ -76,7 +76,7 @@ class Chains(NamedTuple):
     @property
     def room(self) -> int:
         """Bytes of a block's shared memory: rows, lengths and doors are there, too."""
-        return (SHARED if self.blocks == 1 else MORE_SHARED) - 2 * 8 * (self.rows + 1)
+        return (SHARED if self.blocks == 1 else more_shared()) - 2 * 8 * (self.rows + 1)
 
     def product(self, operands: int, places: int) -> Product:
         return make_chains(self, operands, places)

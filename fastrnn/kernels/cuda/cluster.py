@@ -105,9 +105,10 @@ def make_waits(blocks: int, size: int):
     @pointwise
     def begin(doors):
         if blocks > 1:
-            if cuda.threadIdx.x < DOORS:
-                make_door(doors, cuda.threadIdx.x)
-                expect(doors, cuda.threadIdx.x, int32(size))
+            if cuda.threadIdx.x == 0:
+                for door in range(DOORS):
+                    make_door(doors, door)
+                    expect(doors, door, int32(size))
             meet()
         else:
             cuda.syncthreads()

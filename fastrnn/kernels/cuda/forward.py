@@ -79,11 +79,12 @@ def make_forward(cell, dtype, rows: int, registers: int):
         """Unit j of row r by a step: its states, and its part of the next operand."""
         span, memory, H, unit = run.span, block.memory, run.span.H, unit_of(r, j, block)
         a, s = cuda.local.array((G, 1), real), cuda.local.array((S, 1), real)
-        left = Left(cuda.local.array((max_of_k, 1), real), cuda.local.array((1, 1), real))
+        left, p = Left(cuda.local.array((max_of_k, 1), real), cuda.local.array((1, 1), real)), cuda.local.array((max_of_p, 1), real)
         load(n, r, unit, G, a, block, span, z)
         for i in range(S):
             s[i, 0] = memory[u((rows + rows * L + i * rows + r) * H + j)]
-        advance(n, unit, a, s, left, run)
+        unit_parameters(unit, p, run)
+        advance(n, unit, a, s, p, left, run)
         keep(unit, rows_of(n, unit, span), a, s, left, run, True)
         for i in range(S):
             memory[u((rows + rows * L + i * rows + r) * H + j)] = s[i, 0]

@@ -25,7 +25,7 @@ from .cluster import converge, make_put, make_waits
 from .loop import REGISTERS, held_threads, u
 from .mma import LINE, TILE, Form, as_number, as_word, form, four_at, two_at
 from .resident import Place, Product
-from .target import MORE_SHARED, SHARED, WARP, kernel
+from .target import SHARED, WARP, kernel, more_shared
 
 THREADS = 256  # of a block that lays out weights
 
@@ -95,7 +95,7 @@ class Shape(NamedTuple):
     @property
     def room(self) -> int:
         """Bytes of a block's shared memory: rows, lengths and doors are there, too."""
-        return (SHARED if self.blocks == 1 else MORE_SHARED) - 2 * 8 * (self.rows + 1)
+        return (SHARED if self.blocks == 1 else more_shared()) - 2 * 8 * (self.rows + 1)
 
     def product(self, operands: int, places: int) -> Product:
         return make_product(self, operands, places)

@@ -4,10 +4,15 @@ What differs is how the product is computed, in pieces that both loops use (`res
 or on tensor cores, by `fragments`. A thread of a block has a unit of a row or none, and some of the sums, of its own unit or of others.
 """
 
+from functools import cache
 from typing import NamedTuple
 
+import numpy as np
+from numba import cuda, int64
+
 from ..._jit import pointwise
-from .loop import Run, Span, u
+from .cluster import DOORS
+from .loop import Block, Run, Span, find_rows, u
 from .steps import Unit
 
 
@@ -68,6 +73,22 @@ class Product(NamedTuple):
     collect: object
 
 
+class Entry(NamedTuple):
+    """A thread at the beginning of a loop: `run` with its number of units, its place and unit, and whether there is that unit.
+
+    share: what recurrent dropout makes of its h; memory, doors, length: of the block, shared.
+    """
+
+    run: Run
+    place: Place
+    unit: Unit
+    there: bool
+    share: float
+    memory: np.ndarray
+    doors: np.ndarray
+    length: np.ndarray
+
+
 @pointwise
 def find(place, block, H):
     """A thread's unit. One that there is not has no steps, and so has one of a row that the batch has not."""
@@ -115,3 +136,23 @@ def sized(run, H):
     s = run.span
     span = Span(s.begin, s.end, s.offset, s.reverse, s.T, s.B, H, s.width, s.column, s.tape, s.shown)
     return Run(span, run.batch, run.weights, run.trace)
+
+
+@cache
+def make_enter(shape, product: Product, real):
+    """``enter(run, w)``: an `Entry`; w (weights,) are what the thread holds of the recurrent weights."""
+    H, rows, blocks, word, stand, clear, hold = shape.H, shape.rows, shape.blocks, product.word, product.stand, product.clear, product.hold
+
+    @pointwise
+    def enter(run, w):
+        memory, b, length = cuda.shared.array(0, word), cuda.shared.array(rows, int64), cuda.shared.array(rows, int64)
+        doors, place, run = cuda.shared.array(DOORS, int64), stand(), sized(run, H)
+        slices, item = (run.span.B + rows - 1) // rows, cuda.blockIdx.x // blocks
+        clear(memory, doors)
+        find_rows(item, rows, run.batch, slices, run.span.B, b, length)
+        unit = find(place, Block(item // slices, b, length, memory), H)
+        there = is_there(unit, place, run.span, item % slices, rows)
+        hold(w, run.weights.recurrent, unit.member, place)
+        return Entry(run, place, unit, there, share_of(unit, there, run, real(1.0)), memory, doors, length)
+
+    return enter

@@ -2,14 +2,13 @@
 
 from functools import cache
 
-from numba import cuda, int64
+from numba import cuda
 
 from ..._jit import pointwise
 from .._loop import layout
-from .cluster import DOORS
-from .loop import Block, find_rows, u
-from .resident import find, is_there, load, share_of, sized, store
-from .steps import Seen, make_retreat, moved, rows_of
+from .loop import u
+from .resident import load, make_enter, store
+from .steps import Seen, make_retreat, make_unit_parameters, moved, rows_of
 from .target import kernel_within, number
 
 
@@ -20,9 +19,11 @@ def make_resident_backward(cell, shape, places: int, registers: int):
     A chain of sums a slot, added in the order of slots. Operands take turns in two places, or have one, where there is a barrier more.
     What a step has left is read two steps ahead, and what this way leaves is written, both while the product is computed.
     """
-    G, S, K, R, H, rows, real = len(cell.slots), len(cell.states), len(cell.saved), shape.slots, shape.H, shape.rows, number(shape.dtype)
-    word, room, sums, meets, stand, clear, hold, give, wait, begin, multiply, collect = shape.product(R, places)
-    blocks, (first, _), max_of_k, room = shape.blocks, layout(cell).recurrent, K or 1, room or 1
+    G, S, K, R, real = len(cell.slots), len(cell.states), len(cell.saved), shape.slots, number(shape.dtype)
+    product = shape.product(R, places)
+    word, room, sums, meets, _, _, _, give, wait, begin, multiply, collect = product
+    (first, _), max_of_k, max_of_p, room = layout(cell).recurrent, K or 1, len(cell.parameters) or 1, room or 1
+    enter, unit_parameters = make_enter(shape, product, real), make_unit_parameters(cell)
     look, retreat, clip, count, hold_operand, write = make_retreat(cell, shape.dtype)
 
     @pointwise
@@ -37,30 +38,22 @@ def make_resident_backward(cell, shape, places: int, registers: int):
 
     @kernel_within(registers, shape.blocks)
     def backward(run, start, flow, dstate, limit, back):
-        memory, b, length = cuda.shared.array(0, word), cuda.shared.array(rows, int64), cuda.shared.array(rows, int64)
         w, acc, none = cuda.local.array(room, word), cuda.local.array(sums, real), cuda.local.array((R, 1), real)
         ds, da, whole = cuda.local.array((S, 1), real), cuda.local.array((G, 1), real), cuda.local.array((G, 1), real)
         old, new, dy = cuda.local.array((S, 1), real), cuda.local.array((S, 1), real), cuda.local.array((1, 1), real)
         seen = Seen(cuda.local.array((max_of_k, 1), real), old, new, dy, cuda.local.array((3, 1), real))
         old, new, dy = cuda.local.array((S, 1), real), cuda.local.array((S, 1), real), cuda.local.array((1, 1), real)
         ahead = Seen(cuda.local.array((max_of_k, 1), real), old, new, dy, cuda.local.array((3, 1), real))
-        got, cut = cuda.local.array((1, 1), real), cuda.local.array(3, real)
-        run, place, slices = sized(run, H), stand(), (run.span.B + rows - 1) // rows
-        span, weights = run.span, run.weights.recurrent
-        doors = cuda.shared.array(DOORS, int64)
-        clear(memory, doors)
-        item = cuda.blockIdx.x // blocks
-        find_rows(item, rows, run.batch, slices, span.B, b, length)
-        block = Block(item // slices, b, length, memory)
-        unit = find(place, block, H)
-        there = is_there(unit, place, span, item % slices, rows)
-        hold(w, weights, block.member, place)
+        got, cut, p = cuda.local.array((1, 1), real), cuda.local.array(3, real), cuda.local.array((max_of_p, 1), real)
+        run, place, unit, there, share, memory, doors, length = enter(run, w)
+        span, weights, turn = run.span, run.weights.recurrent, 0
         for s in range(R):
             none[s, 0] = real(0.0)
         for i in range(3):
             cut[i] = real(0.0)
         load(dstate, ds, unit, there, S, span)
-        share, last, turn = share_of(unit, there, run, real(1.0)), (length[0] if length[0] < span.end else span.end) - 1, 0
+        unit_parameters(unit, p, run)
+        last = (length[0] if length[0] < span.end else span.end) - 1
         at = rows_of(last, unit, span)
         look(last, unit, at, seen, run, start, flow, (span.begin <= last) & (last < unit.length))
         before = moved(at, -1, span)
@@ -70,13 +63,13 @@ def make_resident_backward(cell, shape, places: int, registers: int):
             for g in range(G):
                 da[g, 0] = real(0.0)
             if moves:
-                retreat(unit, at, seen, ds, da, run, flow, back)
+                retreat(unit, at, seen, ds, da, p, run, flow, back)
             clip(da, whole, limit)
             for s in range(R):
                 give(s, da[first + s, 0], memory, doors, turn, place)
             begin(acc, none, 0, place)
             wait(doors, turn)
-            multiply(acc, w, weights, block.member, memory, turn, place)
+            multiply(acc, w, weights, unit.member, memory, turn, place)
             hold_operand(unit, at, seen.old[0, 0] * share, run, back, moves)
             write(unit, at, da, run, flow, back, moves)
             take(seen, ahead)

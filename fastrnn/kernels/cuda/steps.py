@@ -105,30 +105,27 @@ def place_in_y(row, unit, span):
 
 @cache
 def make_unit_parameters(cell):
-    """A function that reads the unit parameters p (P, 1) of a unit."""
+    """A function that reads the unit parameters p (P, 1) of a unit, 0 of one that there is not."""
     P = len(cell.parameters)
 
     @pointwise
     def unit_parameters(unit, p, run):
         for i in range(P):
-            p[i, 0] = run.weights.unit[u((unit.member * P + i) * run.span.H + unit.j)]
+            p[i, 0] = get_if(run.weights.unit, u((unit.member * P + i) * run.span.H + unit.j), unit.j < run.span.H)
 
     return unit_parameters
 
 
 @cache
 def make_advance(cell, dtype) -> Forward:
-    """The functions that take a unit by a step: pre-activations a (G, 1), states s (S, 1)."""
-    step, real = cell.step, number(dtype)
+    """The functions that take a unit by a step: pre-activations a (G, 1), states s (S, 1), unit parameters p (P, 1)."""
+    step = cell.step
     G, S, P, K = len(cell.slots), len(cell.states), len(cell.parameters), len(cell.saved)
     take_gates, take_states, take_unit, put_states, put_saved = TAKE[G], TAKE[S], TAKE[P], PUT[S], PUT[K]
-    unit_parameters, max_of_p = make_unit_parameters(cell), P or 1  # an array of nothing cannot be had
 
     @pointwise
-    def advance(n, unit, a, s, left, run):
+    def advance(n, unit, a, s, p, left, run):
         """A unit by step n: its states s, from its pre-activations a."""
-        p = cuda.local.array((max_of_p, 1), real)
-        unit_parameters(unit, p, run)
         states, saved = step(take_gates(a, 0), take_states(s, 0), take_unit(p, 0))
         put_states(s, 0, states)
         put_saved(left.saved, 0, saved)
@@ -154,11 +151,11 @@ def make_advance(cell, dtype) -> Forward:
 
 @cache
 def make_retreat(cell, dtype) -> Backward:
-    """The functions that take a unit back by a step; da (G, 1), ds (S, 1)."""
+    """The functions that take a unit back by a step; da (G, 1), ds (S, 1), unit parameters p (P, 1)."""
     step_backward, real = cell.step_backward, number(dtype)
     G, S, P, K = len(cell.slots), len(cell.states), len(cell.parameters), len(cell.saved)
     take_states, take_saved, take_unit, put_gates, put_states, put_unit = TAKE[S], TAKE[K], TAKE[P], PUT[G], PUT[S], PUT[P]
-    unit_parameters, max_of_p = make_unit_parameters(cell), P or 1
+    max_of_p = P or 1  # an array of nothing cannot be had
 
     @pointwise
     def look(n, unit, rows, seen, run, start, flow, there):
@@ -188,11 +185,10 @@ def make_retreat(cell, dtype) -> Backward:
             put_if(flow.dstates, place_in(rows.shown, S * span.H, i * span.H + unit.j), ds[i, 0], span.shown > 0)
 
     @pointwise
-    def retreat(unit, rows, seen, ds, da, run, flow, back):
+    def retreat(unit, rows, seen, ds, da, p, run, flow, back):
         """A unit by a step: da, the gradients of its pre-activations, and ds, of its states but for the product."""
-        span, p, dp = run.span, cuda.local.array((max_of_p, 1), real), cuda.local.array((max_of_p, 1), real)
+        span, dp = run.span, cuda.local.array((max_of_p, 1), real)
         complete(rows, unit, seen, ds, run, flow)
-        unit_parameters(unit, p, run)
         seen.old[0, 0] = (real(1.0) - seen.pull[1, 0]) * seen.old[0, 0] + seen.pull[1, 0] * seen.pull[2, 0]
         gates, states, units = step_backward(
             take_saved(seen.saved, 0), take_states(seen.old, 0), take_states(seen.new, 0), take_unit(p, 0), take_states(ds, 0)

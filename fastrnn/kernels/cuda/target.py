@@ -23,8 +23,7 @@ except ImportError:
     from numba.core import types  # noqa: F401
     from numba.core.typing import signature  # noqa: F401
 
-SHARED = 48 * 1024  # bytes of a block's shared memory that any device gives,
-MORE_SHARED = 224 * 1024  # and, if asked, one with clusters
+SHARED = 48 * 1024  # bytes of a block's shared memory that any device gives
 WARP = 32
 THREADS = 512  # of a block at most: leaves each 128 registers
 TENSOR_CORES = (8, 0)  # the first compute capability whose tensor cores know tf32 and bf16
@@ -114,6 +113,11 @@ def capability() -> tuple[int, int]:
 def _capability(device: int) -> tuple[int, int]:
     digits = arrays().cuda.Device(device).compute_capability
     return int(digits[:-1]), int(digits[-1])
+
+
+def more_shared() -> int:
+    """Bytes of shared memory that a block gets, if asked, on the GPU in use, which has clusters."""
+    return (96 if capability()[0] == 12 else 224) * 1024  # of 99 and 227
 
 
 def missing() -> list[str]:
