@@ -20,31 +20,16 @@ from types import CellType, FunctionType, ModuleType, SimpleNamespace
 
 import numpy as np
 from greenlet import getcurrent, greenlet
+from numba import types
+from simulated_memory import Divergence, Mark, Memory, Ordered, Race, SimulationError, Unwritten, Watched, dtype_of, now, poisoned  # noqa: F401
 
 import fastrnn._math
 from fastrnn.kernels.cuda import cluster, mma
 
 ORDERS = ("fifo", "random", "uneven")
 PATIENCE = 1000  # turns of other threads for which some have none
-MANY = -1  # threads
 WARP = 32
 Intrinsic = type(fastrnn._math.fma)
-
-
-class SimulationError(Exception):
-    """What would be undefined on a GPU."""
-
-
-class Race(SimulationError):
-    pass
-
-
-class Unwritten(SimulationError):
-    pass
-
-
-class Divergence(SimulationError):
-    pass
 
 
 class Dim3:
@@ -56,134 +41,6 @@ class Dim3:
         return ((x, y, z) for z in range(self.z) for y in range(self.y) for x in range(self.x))
 
 
-# Memory -------------------------------------------------------------------------------------------------------------
-
-
-class Memory:
-    """Numbers in one place, and who touched which of them since the last barrier."""
-
-    def __init__(self, numbers: np.ndarray, name: str, written: bool):
-        self.numbers, self.name = numbers, name
-        self.written = None if written else np.zeros(numbers.size, bool)
-        self.reads, self.writes = {}, {}  # place -> {block: (epoch, thread)}
-
-    def read(self, place: int):
-        thread = getcurrent()
-        if self.written is not None and not self.written[place]:
-            raise Unwritten(f"{self.name}[{place}] is read by {thread.title} before anyone has written it")
-        self._meet(place, self.writes, "reads", "written")
-        self._note(place, self.reads, thread)
-        return self.numbers[place]
-
-    def write(self, place: int, value) -> None:
-        thread = getcurrent()
-        self._meet(place, self.writes, "writes", "written")
-        self._meet(place, self.reads, "writes", "read")
-        if self.written is not None:
-            self.written[place] = True
-        self._note(place, self.writes, thread)
-        self.numbers[place] = value
-
-    @staticmethod
-    def _note(place, log, thread):
-        before = log.setdefault(place, {}).get(thread.block.number)
-        many = before is not None and before[0] == thread.block.epoch and before[1] != thread.number
-        log[place][thread.block.number] = (thread.block.epoch, MANY if many else thread.number)
-
-    def _meet(self, place, log, does, did):
-        thread = getcurrent()
-        for block, (epoch, other) in log.get(place, {}).items():
-            same_block = block == thread.block.number
-            if not same_block or (epoch == thread.block.epoch and other != thread.number):
-                who = "several threads" if other == MANY else f"thread {other}"
-                raise Race(f"{thread.title} {does} {self.name}[{place}], {did} by {who} of block {block} with no barrier between")
-
-
-class Ordered(Memory):
-    """The same where threads of several blocks wait for each other: a clock a thread, which says how far of each other it knows.
-
-    What has been done is before what is being done, if the one who does it knows of it (Lamport 1978).
-    """
-
-    def _note(self, place, log, thread):
-        log.setdefault(place, {})[thread.index] = thread.clock[thread.index]
-
-    def _meet(self, place, log, does, did):
-        thread = getcurrent()
-        for other, time in log.get(place, {}).items():
-            if other != thread.index and thread.clock[other] < time:
-                raise Race(f"{thread.title} {does} {self.name}[{place}], {did} by thread {other} of the grid, which nothing brings before")
-
-    def write(self, place: int, value) -> None:
-        super().write(place, value)
-        self.reads.pop(place, None)  # of which whoever knows of this knows, too
-        self.writes[place] = {getcurrent().index: self.writes[place][getcurrent().index]}
-
-
-def _in_order(threads, known=None) -> np.ndarray:
-    """Let all of them know what any of them does, and whatever else is `known`; then each goes on."""
-    if not hasattr(threads[0], "clock"):
-        return known
-    known = np.max([thread.clock for thread in threads] + ([] if known is None else [known]), axis=0)
-    for thread in threads:
-        thread.clock = known.copy()
-        thread.clock[thread.index] += 1
-    return known
-
-
-class Watched:
-    """An array of places in a `Memory`: what kernels index."""
-
-    def __init__(self, memory: Memory, places: np.ndarray, whole: bool = False):
-        self.memory, self.places = memory, places
-        self.flat = places.size if whole and places.ndim == 1 else 0  # places are 0, 1, 2, ...
-
-    @classmethod
-    def of(cls, array: np.ndarray, name: str, written: bool = True, memory: type = Memory) -> "Watched":
-        if not array.flags.c_contiguous:
-            raise SimulationError(f"{name}: kernels take contiguous arrays")
-        return cls(memory(array.reshape(-1), name, written), np.arange(array.size).reshape(array.shape), whole=True)
-
-    @property
-    def shape(self):
-        return self.places.shape
-
-    @property
-    def size(self):
-        return self.places.size
-
-    @property
-    def dtype(self):
-        return self.memory.numbers.dtype
-
-    def _find(self, index):
-        if self.flat and not isinstance(index, (slice, tuple)):  # most of all: in a hurry
-            if not 0 <= index < self.flat:
-                raise IndexError(f"{self.memory.name}: index {index} of an array of shape {self.places.shape}")
-            return int(index)
-        index = index if isinstance(index, tuple) else (index,)
-        for axis, (i, n) in enumerate(zip(index, self.places.shape)):
-            if not isinstance(i, slice) and not 0 <= i < n:
-                raise IndexError(f"{self.memory.name}: index {i} on axis {axis} of an array of shape {self.places.shape}")
-        return self.places[index]
-
-    def __getitem__(self, index):
-        found = self._find(index)
-        return Watched(self.memory, found) if isinstance(found, np.ndarray) else self.memory.read(int(found))
-
-    def __setitem__(self, index, value):
-        found = self._find(index)
-        if isinstance(found, np.ndarray):
-            raise SimulationError(f"{self.memory.name}: kernels write one number at a time")
-        self.memory.write(int(found), value)
-
-
-def poisoned(shape, dtype) -> np.ndarray:
-    dtype = np.dtype(str(dtype))
-    return np.full(shape, np.nan if dtype.kind == "f" else np.iinfo(dtype).min, dtype)
-
-
-# What kernels see in place of numba.cuda ----------------------------------------------------------------------------
 
 
 class _Own:
@@ -192,14 +49,23 @@ class _Own:
     def __init__(self, name):
         self.name = name
 
-    def __getattr__(self, axis):
-        return getattr(getattr(getcurrent(), self.name), axis)
+    @property
+    def x(self):
+        return getattr(now.thread, self.name).x
+
+    @property
+    def y(self):
+        return getattr(now.thread, self.name).y
+
+    @property
+    def z(self):
+        return getattr(now.thread, self.name).z
 
 
 def _shared_array(shape, dtype):
-    block, frame = getcurrent().block, sys._getframe(1)
+    block, frame = now.thread.block, sys._getframe(1)
     if shape == 0:
-        return _shared_of(block, "dynamic", block.dynamic_bytes // np.dtype(str(dtype)).itemsize, dtype)
+        return _shared_of(block, "dynamic", block.dynamic_bytes // dtype_of(dtype).itemsize, dtype)
     return _shared_of(block, (frame.f_code, frame.f_lasti), shape, dtype)
 
 
@@ -207,6 +73,19 @@ def _shared_of(block, key, shape, dtype):
     if key not in block.shared:
         block.shared[key] = Watched.of(poisoned(shape, dtype), "shared memory", False, block.launch.memory)
     return block.shared[key]
+
+
+def _in_order(threads, known=None) -> np.ndarray:
+    """Let all of them know what any of them does, and whatever else is `known`; then each goes on."""
+    if threads[0].clock is None:
+        return known
+    for thread in threads:
+        known = thread.clock if known is None else np.maximum(known, thread.clock)
+    for thread in threads:
+        thread.clock = known.copy()
+        thread.time += 1
+        thread.clock[thread.index] = thread.time
+    return known
 
 
 class Door:
@@ -217,7 +96,7 @@ class Door:
 
     def change(self, size: int, told: bool = False):
         """More is lacking, or less."""
-        thread = getcurrent()
+        thread = now.thread
         thread.block.launch.idle = 0
         self.told, self.lacking = self.told or told, self.lacking + size
         self.arriving = _in_order([thread], self.arriving)
@@ -226,15 +105,15 @@ class Door:
 
 
 def _make_door(doors, door):
-    getcurrent().block.doors[int(door)] = Door()
+    now.thread.block.doors[int(door)] = Door()
 
 
 def _expect(doors, door, size):
-    getcurrent().block.doors[int(door)].change(int(size), told=True)
+    now.thread.block.doors[int(door)].change(int(size), told=True)
 
 
 def _is_open(doors, door, odd):
-    thread = getcurrent()
+    thread = now.thread
     found, launch = thread.block.doors[int(door)], thread.block.launch
     if found.opened % 2 != odd:
         thread.clock = np.maximum(thread.clock, found.known)
@@ -249,9 +128,9 @@ def _is_open(doors, door, odd):
 
 def _send(array, place, rank, value, doors, door):
     """Into the array that stands in another block of the cluster where `array` does in this one."""
-    block = getcurrent().block
+    block = now.thread.block
     other = block.cluster.blocks[int(rank)]
-    if all(thread.dead for thread in other.members):
+    if all(thread.ended for thread in other.members):
         raise SimulationError(f"{block.title} sends into the shared memory of {other.title}, which has ended")
     if int(door) not in other.doors:
         raise SimulationError(f"{block.title} sends to a door that {other.title} has not made")
@@ -262,12 +141,12 @@ def _send(array, place, rank, value, doors, door):
 
 def _meet():
     """A barrier of the cluster, which is one of its blocks, too."""
-    thread = getcurrent()
+    thread = now.thread
     met = thread.block.cluster
     met.waiting.append(thread)
     if len(met.waiting) == sum(block.threads for block in met.blocks):
         for block in met.blocks:
-            block.epoch += 1
+            block.begin()
         _in_order(met.waiting)
         thread.block.launch.ready += met.waiting
         met.waiting = []
@@ -279,14 +158,14 @@ def _local_array(shape, dtype):
 
 
 def _syncthreads():
-    thread, frame = getcurrent(), sys._getframe(1)
+    thread, frame = now.thread, sys._getframe(1)
     block = thread.block
     here = frame.f_code.co_name, frame.f_lineno
     block.waiting.append((thread, here))
     if here != block.waiting[0][1]:
         raise Divergence(f"threads of {block.title} wait at different barriers: {sorted({place for _, place in block.waiting})}")
     if len(block.waiting) == block.threads:
-        block.epoch += 1
+        block.begin()
         _in_order([waiting for waiting, _ in block.waiting])
         block.launch.ready += [waiting for waiting, _ in block.waiting]
         block.waiting.clear()
@@ -295,7 +174,7 @@ def _syncthreads():
 
 def _together(value, results):
     """What all threads of a warp do at one place of the program: this thread's part of ``results(values)``, one a thread."""
-    thread, frame = getcurrent(), sys._getframe(2)
+    thread, frame = now.thread, sys._getframe(2)
     warp = thread.block.warps.setdefault(thread.number // WARP, [])
     warp.append((thread, (frame.f_code.co_name, frame.f_lineno), value))
     if warp[-1][1] != warp[0][1]:
@@ -321,7 +200,7 @@ def _converge():
         _in_order(threads)
         return [None] * WARP
 
-    _together(getcurrent(), results)
+    _together(now.thread, results)
 
 
 # Tensor cores, with the roundings of the real ones but for the order of sums: exact, and rounded once.
@@ -342,20 +221,15 @@ def _numbers_bf16(words):
 
 
 def _multiplier(numbers):
-    lanes = np.arange(WARP)
-    g, t = lanes // 4, lanes % 4
+    g, t, i = np.arange(WARP)[:, None] // 4, np.arange(WARP)[:, None] % 4, np.arange(4)  # a lane's rows and columns of each operand
+    at_a, at_b, at_c = (g + i % 2 * 8, t + i // 2 * 4), (g, t + i[:2] * 4), (g + i // 2 * 8, 2 * t + i % 2)
 
     def results(parts):
-        a, b, c = np.zeros((16, 8), np.int32), np.zeros((8, 8), np.int32), np.zeros((16, 8), np.float32)
-        words, others = _words(parts, 0), _words(parts, 1)
-        sums = np.array([part[2] for part in parts], np.float32)
-        for i, (row, word) in enumerate(((0, 0), (8, 0), (0, 4), (8, 4))):
-            a[g + row, t + word] = words[:, i]
-        b[g, t], b[g, t + 4] = others[:, 0], others[:, 1]
-        for i, (row, column) in enumerate(((0, 0), (0, 1), (8, 0), (8, 1))):
-            c[g + row, 2 * t + column] = sums[:, i]
+        a, b, c = np.empty((16, 8), np.int32), np.empty((8, 8), np.int32), np.empty((16, 8), np.float32)
+        a[at_a], b[at_b] = _words(parts, 0), _words(parts, 1)
+        c[at_c] = np.array([part[2] for part in parts], np.float32)
         found = (numbers(a).astype(np.float64) @ numbers(b).astype(np.float64).T + c).astype(np.float32)
-        return [(found[i, 2 * j], found[i, 2 * j + 1], found[i + 8, 2 * j], found[i + 8, 2 * j + 1]) for i, j in zip(g, t)]
+        return [tuple(row) for row in found[at_c]]
 
     return lambda a, b, c: _together((a, b, c), results)
 
@@ -435,7 +309,10 @@ def _as_simulated(function, seen: dict):
         if isinstance(value, Intrinsic):
             return TWINS[value]
         if value is np.uint32 or value is np.uint64:
-            return lambda x: int(x) & np.iinfo(value).max  # what is left of longer numbers, and of negative ones
+            most = int(np.iinfo(value).max)
+            return lambda x: int(x) & most  # what is left of longer numbers, and of negative ones
+        if isinstance(value, types.Number):
+            return dtype_of(value).type
         inner = getattr(value, "py_func", value)
         if isinstance(inner, FunctionType) and (inner.__module__ or "").startswith(("fastrnn.kernels.", "test_", "gridsim")):
             return _as_simulated(inner, seen)
@@ -455,40 +332,67 @@ def _as_simulated(function, seen: dict):
 # Running ------------------------------------------------------------------------------------------------------------
 
 
-class _Thread(greenlet):
+class _Block(SimpleNamespace):
+    """A block; its threads' accesses since a barrier have an epoch in common."""
+
+    def begin(self):
+        self.epoch += 1
+        for thread in self.members:
+            thread.mark = Mark(self.number, self.epoch, thread.number)
+
+
+class _Thread:
+    """A thread, which runs in a greenlet that it gets when it begins, and that another one gets when it has ended."""
+
+    greenlet = mark = clock = result = None
+    ended = False
+
+    def __init__(self, block, number, place, index):
+        self.block, self.number, self.place, self.index, self.time = block, number, place, index, 1
+        self.block_place, self.block_size, self.grid_size = block.place, block.size, block.grid
+
     @property
     def title(self):
         return f"thread {self.number} of {self.block.title}"
 
 
-def _run_quietly(function, arguments):
-    with np.errstate(all="ignore"):  # in every thread, as each has a context of its own
-        function(*arguments)
-
-
 class _Launch:
     def __init__(self, function, grid, threads, dynamic_bytes, arguments, order, seed, blocks):
-        self.order, self.random, self.ready = order, np.random.default_rng(seed), []
-        self.scheduler, self.blocks, self.idle = greenlet(self._run), [], 0
+        self.function, self.arguments, self.order, self.random, self.ready = function, arguments, order, np.random.default_rng(seed), []
+        self.scheduler, self.blocks, self.idle, self.free = greenlet(self._run), [], 0, []
         self.memory = Ordered if blocks > 1 else Memory
         grid, size = Dim3(grid), Dim3(threads)
-        for number, block_place in enumerate(grid.places()):
-            block = SimpleNamespace(number=number, title=f"block {number}", threads=size.x * size.y * size.z, epoch=0, waiting=[])
-            block.shared, block.warps, block.dynamic_bytes, block.launch, block.members = {}, {}, dynamic_bytes, self, []
-            first = number % blocks == 0
-            block.cluster, block.doors = SimpleNamespace(blocks=[], waiting=[]) if first else self.blocks[-1].cluster, {}
+        places = [Dim3(place) for place in size.places()]
+        for number, place in enumerate(grid.places()):
+            block = _Block(number=number, title=f"block {number}", threads=len(places), epoch=0, waiting=[], launch=self)
+            block.place, block.grid, block.size, block.dynamic_bytes = Dim3(place), grid, size, dynamic_bytes
+            block.shared, block.warps, block.doors = {}, {}, {}
+            block.cluster = SimpleNamespace(blocks=[], waiting=[]) if number % blocks == 0 else self.blocks[-1].cluster
             block.cluster.blocks.append(block)
+            block.members = [_Thread(block, k, own, number * len(places) + k) for k, own in enumerate(places)]
+            block.begin()
             self.blocks.append(block)
-            for k, place in enumerate(size.places()):
-                thread = _Thread(lambda: _run_quietly(function, arguments), self.scheduler)
-                thread.block, thread.number, thread.place, thread.block_place = block, k, Dim3(place), Dim3(block_place)
-                thread.block_size, thread.grid_size, thread.index = size, grid, len(self.ready)
-                block.members.append(thread)
-                self.ready.append(thread)
+            self.ready += block.members
         if blocks > 1:
             for thread in self.ready:
                 thread.clock = np.zeros(len(self.ready), np.int64)
-                thread.clock[thread.index] = 1
+                thread.clock[thread.index] = thread.time
+
+    def _work(self):
+        """Run one thread after another from its beginning to its end, with others between where it waits."""
+        with np.errstate(all="ignore"):  # a greenlet has a context of its own
+            while True:
+                self.function(*self.arguments)
+                now.thread.ended = True
+                self.free.append(getcurrent())
+                self.scheduler.switch()
+
+    def _go_on(self, thread):
+        """Let it run until it waits or has ended."""
+        now.thread = thread
+        if thread.greenlet is None:
+            thread.greenlet = self.free.pop() if self.free else greenlet(self._work, self.scheduler)
+        thread.greenlet.switch()
 
     def _run(self):
         if self.order == "uneven":
@@ -498,7 +402,7 @@ class _Launch:
             if self.order == "random":
                 self.random.shuffle(batch)
             for thread in batch:
-                thread.switch()
+                self._go_on(thread)
         for block in self.blocks:
             if block.waiting:
                 at = block.waiting[0][1]
@@ -507,7 +411,10 @@ class _Launch:
                 raise Divergence(f"some threads of the cluster of {block.title} wait for others, which have ended or wait elsewhere")
             if any(block.warps.values()):
                 raise Divergence(f"some threads of a warp of {block.title} wait for those that do not come")
-
+        for idle in self.free:
+            idle.throw()
+        for block in self.blocks:
+            block.members.clear()  # which know of it, in turn: nothing is left for a search for garbage
 
     def _run_unevenly(self):
         """One at a time; now half of all, now a block but for some threads, waits until the others cannot go on or have had enough."""
@@ -518,7 +425,7 @@ class _Launch:
                 half = self.random.choice(every, every // 2, replace=False).tolist()
                 waiting = set(half) if self.random.integers(2) else {thread.index for thread in members}
             able = [i for i, thread in enumerate(self.ready) if thread.index not in waiting] or range(len(self.ready))
-            self.ready.pop(able[self.random.integers(len(able))]).switch()
+            self._go_on(self.ready.pop(able[self.random.integers(len(able))]))
             turns += 1
 
 
