@@ -112,14 +112,29 @@ def products_a_number(precision: str) -> int:
     return 3 if precision == "split" else 1
 
 
-OTHERS = [v for v in COMPILED if v[0] == "leaky" or v[1] and v[1].get("reset_after", True)]
+BASIC = [("rnn", {}), ("gru", {}), ("lstm", {})]
+TWO_PRODUCTS = ("gru", {"reset_after": False})
+OTHERS = [variant for variant in COMPILED if variant not in (*BASIC, TWO_PRODUCTS)]  # in one dtype or precision each, which take turns
+
+
+def has_product(variant) -> bool:
+    return variant[0] != "indrnn"
+
+
+def in_dtypes(both, one) -> list:
+    """Cases of a variant and a dtype: in both, or in one of them by turns."""
+    return [(variant, dtype) for variant in both for dtype in DTYPES] + [*zip(one, 4 * DTYPES)]
+
+
+def named(value) -> str:
+    return label(value) if isinstance(value, tuple) else str(value)
 
 
 @pytest.mark.parametrize(
     "variant, precision, sizes",
-    [((name, {}), precision, 2) for name in ("rnn", "gru", "lstm") for precision in TENSOR]
-    + [(variant, precision, 1) for variant, precision in zip(OTHERS, 2 * TENSOR)],
-    ids=lambda value: label(value) if isinstance(value, tuple) else value,
+    [(variant, precision, 2) for variant in BASIC for precision in TENSOR]
+    + [(variant, precision, 1) for variant, precision in zip(filter(has_product, OTHERS), 2 * TENSOR)],
+    ids=named,
 )
 def test_the_time_loop_on_tensor_cores(variant, precision, sizes, tmp_path, monkeypatch):
     """Of one block, at the most units that there is room for; and at 64, where weights are in registers, all or most of them."""
@@ -182,8 +197,7 @@ def test_weights_for_tensor_cores(precision, tmp_path):
     assert_sound(ptx_of(fragments.make_fragments(precision), *arguments), DTYPES[0], fragments.THREADS, tmp_path)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("variant", COMPILED, ids=label)
+@pytest.mark.parametrize("variant, dtype", in_dtypes([*BASIC, TWO_PRODUCTS], OTHERS), ids=named)
 def test_the_time_loop(variant, dtype, tmp_path):
     """With the most rows a block and the most threads."""
     cell, rows = build(variant[0], **variant[1]), loop.WIDE // dtype.itemsize
@@ -193,8 +207,7 @@ def test_the_time_loop(variant, dtype, tmp_path):
     assert_loops_sound(*kernels, dtype, threads, tmp_path)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("variant", [("rnn", {}), ("gru", {}), ("lstm", {}), *OTHERS], ids=label)
+@pytest.mark.parametrize("variant, dtype", in_dtypes(BASIC, filter(has_product, OTHERS)), ids=named)
 def test_the_time_loop_with_weights_in_registers(variant, dtype, tmp_path):
     """At the largest size that it is chosen for."""
     cell = build(variant[0], **variant[1])

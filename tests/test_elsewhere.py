@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import small_runs
 from tolerances import TOLERANCES
 
@@ -34,7 +35,28 @@ def assert_close(found, expected):
         np.testing.assert_allclose(found[name], array, rtol=0, atol=TOLERANCES["interpreter"] * size, err_msg=name)
 
 
-def test_bounds_checked_kernels(tmp_path):
+@pytest.fixture(scope="module")
+def interpreted(tmp_path_factory):
+    """With JIT off the same functions run as plain Python: the same numbers, and real coverage of their branches."""
+    cases = [*small_runs.CASES, "feedforward", *(f"grid {cell}" for cell in fr.CELLS2D)]
+    cases += [f"closed {case}" for case in small_runs.CASES]
+    folder = tmp_path_factory.mktemp("interpreted")
+    found = run_elsewhere(folder, "float64", cases, NUMBA_DISABLE_JIT="1")
+    assert found.pop("checked") and not list(folder.glob("fastrnn/**/*.nbc"))
+    return found
+
+
+def test_compiled_kernels_and_the_interpreter(interpreted):
+    """Compiled closed loops are those of the next test: optimized ones take longest to compile, and `test_forcing` has them."""
+    compiled = small_runs.feedforward("float64")
+    for cell in fr.CELLS2D:
+        compiled |= small_runs.grid(cell, "float64")
+    for case in ("everything", "rnn", "lstm", "gru", "gru_before"):
+        compiled |= small_runs.run(case, "float64")
+    assert_close(interpreted, compiled)
+
+
+def test_bounds_checked_kernels(tmp_path, interpreted):
     """Indices of every array access are checked here, except those of the register tile, whose product `test_kernels` has.
 
     Numba writes the checks, so LLVM need not optimize, which takes longer than all else; nor is such code kept, whose key does not tell
@@ -43,23 +65,7 @@ def test_bounds_checked_kernels(tmp_path):
     cases = ["everything", "grid lstm", "closed everything"]
     found = run_elsewhere(tmp_path, "float64", cases, NUMBA_BOUNDSCHECK="1", NUMBA_OPT="0", **NO_CACHE)
     assert found.pop("checked")
-    expected = small_runs.run("everything", "float64") | small_runs.grid("lstm", "float64") | small_runs.closed("everything", "float64")
-    assert_close(found, expected)
-
-
-def test_kernels_in_the_interpreter(tmp_path):
-    """With JIT off the same functions run as plain Python: the same numbers, and real coverage of their branches."""
-    cases = [*small_runs.CASES, "feedforward", *(f"grid {cell}" for cell in fr.CELLS2D)]
-    cases += [f"closed {case}" for case in small_runs.CASES]
-    found = run_elsewhere(tmp_path, "float64", cases, NUMBA_DISABLE_JIT="1")
-    assert found.pop("checked") and not list(tmp_path.glob("fastrnn/**/*.nbc"))
-    compared = [*small_runs.CASES] if os.environ.get("FASTRNN_TEST_EVERYTHING") else ["everything", "rnn", "lstm", "gru", "gru_before"]
-    expected = small_runs.feedforward("float64") | small_runs.closed("everything", "float64")
-    for cell in fr.CELLS2D:
-        expected |= small_runs.grid(cell, "float64")
-    for case in compared:
-        expected |= small_runs.run(case, "float64")
-    assert_close(found, expected)
+    assert_close(interpreted, found)
 
 
 def test_float32_in_the_interpreter(tmp_path):
