@@ -341,7 +341,7 @@ def test_an_optimizer_of_ones_own_is_refused(gpu):
 @pytest.mark.parametrize("kind", ["model", "ensemble", "forced"])
 def test_what_make_gpu_compares_is_the_same_here(kind, gpu, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    module = importlib.import_module("gpu")
+    module = importlib.import_module("_gpu")
     assert kind in module.TRAINED and module.trained(kind, T=3, B=2, hidden=2) <= module.TOLERANCES["float64"]
     assert module.difference("lstm", {}, "float32", 3, T=3, B=2, D=2) <= module.TOLERANCES["float32"]
 
