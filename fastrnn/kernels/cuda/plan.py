@@ -26,6 +26,7 @@ LANE = 56  # registers that a lane takes beside weights and the numbers of its u
 SPLIT = 24  # more of them where operands are in two parts,
 AGAIN = 16  # and where some weights are read at every step
 CHAIN = {4: 40, 8: 74}  # as LANE, in exact arithmetic, by the bytes of a number
+PARAMETER = 8  # for each unit parameter: it, the sum of its gradient, where these lie
 RESIDENT = 128  # words of weights that a thread keeps there at most
 
 
@@ -70,7 +71,7 @@ def chains(cell, H: int, dtype) -> Chains | None:
         return None
     for blocks, splits in _sizes():
         shape = Chains(dtype, H, slots, blocks, splits)
-        numbers = max(_numbers(cell)) + 2 * len(cell.parameters) + shape.depth + shape.rows
+        numbers = max(_numbers(cell)) + PARAMETER * len(cell.parameters) + shape.depth + shape.rows
         if shape.units * (blocks - 1) >= H:
             continue  # a block that sends nothing would not keep the others from running ahead of it
         fits = shape.threads <= THREADS and shape.depth * words <= RESIDENT and shape.shared_bytes(slots) <= shape.room
@@ -166,12 +167,12 @@ def shapes(cell, H: int, precision: str) -> tuple[Shape, Shape] | None:
 
 
 def _shapes(cell, H: int, precision: str, blocks: int, splits: int) -> tuple[Shape, Shape] | None:
-    P, slots, found, lane = len(cell.parameters), _summed(cell), [], LANE + SPLIT * (form(precision).parts - 1)
+    slots, found, lane = _summed(cell), [], LANE + SPLIT * (form(precision).parts - 1) + PARAMETER * len(cell.parameters)
     for numbers, operands, sums in zip(_numbers(cell), (1, slots), (slots, 1)):
         shape = Shape(precision, H, slots, blocks, splits, 0)
         if shape.warps > WARPS:
             return None
-        left = shape.registers - lane - 4 * slots - numbers - 2 * P
+        left = shape.registers - lane - 4 * slots - numbers
         held = shape.steps if shape.steps * shape.words_a_step <= left else (left - AGAIN) // shape.words_a_step
         if held < 0 or shape.shared_bytes(operands, sums, 1 if blocks == 1 else 2) > shape.room:
             return None

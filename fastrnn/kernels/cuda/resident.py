@@ -74,12 +74,11 @@ class Product(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A thread at the beginning of a loop: `run` with its number of units, its place and unit, and whether there is that unit.
+    """A thread at the beginning of a loop: its place and unit, and whether there is that unit.
 
     share: what recurrent dropout makes of its h; memory, doors, length: of the block, shared.
     """
 
-    run: Run
     place: Place
     unit: Unit
     there: bool
@@ -132,7 +131,10 @@ def share_of(unit, there, run, one):
 
 @pointwise
 def sized(run, H):
-    """`run` with its number of units, which is a constant here: what is multiplied by it is shifted, or counted ahead."""
+    """`run` with its number of units, which is a constant: what is multiplied by it is shifted, or counted ahead.
+
+    A kernel asks for it itself: behind the result of a larger function (`enter`) the compiler has lost sight of it.
+    """
     s = run.span
     span = Span(s.begin, s.end, s.offset, s.reverse, s.T, s.B, H, s.width, s.column, s.tape, s.shown)
     return Run(span, run.batch, run.weights, run.trace)
@@ -146,13 +148,13 @@ def make_enter(shape, product: Product, real):
     @pointwise
     def enter(run, w):
         memory, b, length = cuda.shared.array(0, word), cuda.shared.array(rows, int64), cuda.shared.array(rows, int64)
-        doors, place, run = cuda.shared.array(DOORS, int64), stand(), sized(run, H)
+        doors, place = cuda.shared.array(DOORS, int64), stand()
         slices, item = (run.span.B + rows - 1) // rows, cuda.blockIdx.x // blocks
         clear(memory, doors)
         find_rows(item, rows, run.batch, slices, run.span.B, b, length)
         unit = find(place, Block(item // slices, b, length, memory), H)
         there = is_there(unit, place, run.span, item % slices, rows)
         hold(w, run.weights.recurrent, unit.member, place)
-        return Entry(run, place, unit, there, share_of(unit, there, run, real(1.0)), memory, doors, length)
+        return Entry(place, unit, there, share_of(unit, there, run, real(1.0)), memory, doors, length)
 
     return enter

@@ -7,7 +7,7 @@ from numba import cuda
 from ..._jit import pointwise
 from .._loop import layout
 from .loop import u
-from .resident import load, make_enter, store
+from .resident import load, make_enter, sized, store
 from .steps import Seen, make_retreat, make_unit_parameters, moved, rows_of
 from .target import kernel_within, number
 
@@ -19,7 +19,7 @@ def make_resident_backward(cell, shape, places: int, registers: int):
     A chain of sums a slot, added in the order of slots. Operands take turns in two places, or have one, where there is a barrier more.
     What a step has left is read two steps ahead, and what this way leaves is written, both while the product is computed.
     """
-    G, S, K, R, real = len(cell.slots), len(cell.states), len(cell.saved), shape.slots, number(shape.dtype)
+    G, S, K, R, H, real = len(cell.slots), len(cell.states), len(cell.saved), shape.slots, shape.H, number(shape.dtype)
     product = shape.product(R, places)
     word, room, sums, meets, _, _, _, give, wait, begin, multiply, collect = product
     (first, _), max_of_k, max_of_p, room = layout(cell).recurrent, K or 1, len(cell.parameters) or 1, room or 1
@@ -45,7 +45,8 @@ def make_resident_backward(cell, shape, places: int, registers: int):
         old, new, dy = cuda.local.array((S, 1), real), cuda.local.array((S, 1), real), cuda.local.array((1, 1), real)
         ahead = Seen(cuda.local.array((max_of_k, 1), real), old, new, dy, cuda.local.array((3, 1), real))
         got, cut, p = cuda.local.array((1, 1), real), cuda.local.array(3, real), cuda.local.array((max_of_p, 1), real)
-        run, place, unit, there, share, memory, doors, length = enter(run, w)
+        run = sized(run, H)
+        place, unit, there, share, memory, doors, length = enter(run, w)
         span, weights, turn = run.span, run.weights.recurrent, 0
         for s in range(R):
             none[s, 0] = real(0.0)

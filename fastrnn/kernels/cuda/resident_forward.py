@@ -6,7 +6,7 @@ from numba import cuda
 
 from ..._jit import pointwise
 from .._loop import layout
-from .resident import load, make_enter, store
+from .resident import load, make_enter, sized, store
 from .steps import Left, make_advance, make_unit_parameters, moved, place_in, place_in_y, row_of, rows_of
 from .target import kernel_within, number
 
@@ -35,7 +35,8 @@ def make_resident_forward(cell, shape, places: int, registers: int):
         w, s, a = cuda.local.array(room, word), cuda.local.array((S, 1), real), cuda.local.array((G, 1), real)
         acc, ahead = cuda.local.array(sums, real), cuda.local.array((G, 1), real)
         left, p = Left(cuda.local.array((max_of_k, 1), real), cuda.local.array((1, 1), real)), cuda.local.array((max_of_p, 1), real)
-        run, place, unit, there, share, memory, doors, length = enter(run, w)
+        run = sized(run, H)
+        place, unit, there, share, memory, doors, length = enter(run, w)
         span, weights, end = run.span, run.weights.recurrent, length[0] if length[0] < run.span.end else run.span.end
         load(state, s, unit, there, S, span)
         unit_parameters(unit, p, run)
