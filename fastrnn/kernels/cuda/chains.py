@@ -13,7 +13,7 @@ from numba import cuda
 from ..._jit import pointwise
 from ..._math import fma
 from .cluster import make_put, make_waits
-from .loop import REGISTERS, held_threads, u
+from .loop import registers_of, u
 from .mma import four_at, two_at
 from .resident import Place, Product
 from .target import SHARED, WARP, more_shared, number
@@ -57,8 +57,8 @@ class Chains(NamedTuple):
 
     @property
     def registers(self) -> int:
-        """Of a thread, of as many as there are."""
-        return min(REGISTERS // held_threads(self.threads), 256)
+        """Of a thread."""
+        return registers_of(self.threads)
 
     @property
     def places(self) -> int:

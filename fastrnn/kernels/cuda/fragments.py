@@ -22,7 +22,7 @@ from numba import cuda, float32, int32
 from ..._jit import pointwise
 from . import target
 from .cluster import converge, make_put, make_waits
-from .loop import REGISTERS, held_threads, u
+from .loop import registers_of, u
 from .mma import LINE, TILE, Form, as_number, as_word, form, four_at, two_at
 from .resident import Place, Product
 from .target import SHARED, WARP, kernel, more_shared
@@ -89,8 +89,8 @@ class Shape(NamedTuple):
 
     @property
     def registers(self) -> int:
-        """Of a thread, of as many as there are."""
-        return min(REGISTERS // held_threads(self.warps * WARP), 256)
+        """Of a thread."""
+        return registers_of(self.warps * WARP)
 
     @property
     def room(self) -> int:

@@ -28,7 +28,7 @@ half = np.uint32  # of a row of an array: its product with a width is one instru
 
 ROWS = (4, 2, 1)  # of the batch, in a block,
 WIDE = 16  # and the bytes of a number of all of them at most: each takes registers
-REGISTERS = 65536  # of a block, whose warps count by fours
+REGISTERS = 65536  # of a block
 ROOM = SHARED - 2 * 8 * max(ROWS)  # bytes for numbers: rows and lengths are there, too
 
 
@@ -130,9 +130,9 @@ def block_threads(cell, H: int, rows: int) -> int:
     return min(most, -(-max(summed_slots(cell)[1], rows) * H // WARP) * WARP)
 
 
-def held_threads(threads: int) -> int:
-    """For how many threads a block holds registers."""
-    return -(-threads // (4 * WARP)) * 4 * WARP
+def registers_of(threads: int) -> int:
+    """How many registers a thread has in a block of so many, which holds them for warps by fours and gives them out in eights."""
+    return min(REGISTERS // (-(-threads // (4 * WARP)) * 4 * WARP) // 8 * 8, 256)
 
 
 @pointwise

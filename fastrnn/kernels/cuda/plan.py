@@ -25,7 +25,8 @@ WARPS = 32  # of a block at most
 LANE = 56  # registers that a lane takes beside weights and the numbers of its unit,
 SPLIT = 24  # more of them where operands are in two parts,
 AGAIN = 16  # and where some weights are read at every step
-CHAIN = {4: 40, 8: 74}  # as LANE, in exact arithmetic, by the bytes of a number
+CHAIN = {4: 40, 8: 74}  # as LANE, in exact arithmetic, by the bytes of a number,
+CLUSTER = 6  # and more of them where blocks share a layer
 PARAMETER = 8  # for each unit parameter: it, the sum of its gradient, where these lie
 RESIDENT = 128  # words of weights that a thread keeps there at most
 
@@ -75,7 +76,7 @@ def chains(cell, H: int, dtype) -> Chains | None:
         if shape.units * (blocks - 1) >= H:
             continue  # a block that sends nothing would not keep the others from running ahead of it
         fits = shape.threads <= THREADS and shape.depth * words <= RESIDENT and shape.shared_bytes(slots) <= shape.room
-        if fits and CHAIN[dtype.itemsize] + numbers * words <= shape.registers:
+        if fits and CHAIN[dtype.itemsize] + (CLUSTER if blocks > 1 else 0) + numbers * words <= shape.registers:
             return shape
     return None
 
@@ -105,7 +106,7 @@ def _exact(cell, H: int, dtype) -> Plan:
         most = loop.largest_hidden_size(cell, dtype.itemsize)
         raise ValueError(f"hidden_size: at most {most} units of a {cell.name!r} layer in {dtype} are required with device='cuda'; got {H}")
     threads = loop.block_threads(cell, H, rows)
-    registers, shared = loop.REGISTERS // loop.held_threads(threads), loop.shared_numbers(cell, H, rows) * dtype.itemsize
+    registers, shared = loop.registers_of(threads), loop.shared_numbers(cell, H, rows) * dtype.itemsize
 
     def way(make, operand):
         return Way(lambda: make(cell, dtype, rows, registers), shared, operand)
