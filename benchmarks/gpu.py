@@ -12,22 +12,27 @@ times      one layer, T = 512, forward and forward + backward, by device events:
            several precisions;
 ensembles  an update of 1 to 4 096 members, lstm(64), beside PyTorch one model after another and torch.func's vmap over members.
 
-Every case runs in a process of its own, which a kernel that fails takes along, and one that hangs for LIMIT seconds: side by side where
+Every case runs in a process of its own, which a kernel that fails takes along, and which is ended after LIMIT seconds: side by side where
 nothing is timed, so that kernels are compiled by all cores; one after another where something is. Every result is a JSON line in FILE
-(docs/gpu.jsonl), behind one that says what machine and which sources it was; where the last such line is that of today, the same
-command goes on from there. The status is 1 where a value is wrong, a case failed, or the sanitizer found something. --table draws
-tables of the latest times in FILE, in Markdown: milliseconds, and what the others take over that, cuDNN in the precision that is next.
+(docs/gpu.jsonl), behind one that says what machine and which sources it was; where the last such line names this machine and these
+sources, the same command goes on from there. The status is 1 where a value is wrong, a case failed, or the sanitizer found something.
+--table draws tables of the latest times in FILE, in Markdown: milliseconds, and what the others take over that, cuDNN in the precision
+that is next.
 """
 
 import argparse
+import contextlib
+import hashlib
 import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,6 +51,7 @@ TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 MEMBERS = (1, 4, 16, 64, 256, 1000, 4096)
 PEERS = {"exact": "float32", "split": "float32", "tf32": "tf32", "bf16": "bf16"}  # what cuDNN computes as precisely
 LIMIT = 600  # seconds of a case
+AT_ONCE = 16  # cases side by side at most: each has a context on the GPU
 
 
 class Stage(NamedTuple):
@@ -76,7 +82,9 @@ def main() -> int:
         if before[:1] != [header()]:
             before = []
             keep(header())
-        wrong, done = False, [record["case"] for record in before if "case" in record and not is_wrong(record)]
+        last = {json.dumps(record["case"]): record for record in before if "case" in record}  # of a case
+        wrong, done = False, [record["case"] for record in last.values() if not is_wrong(record)]
+        print(f"{len(done)} cases are in {given.out} already", flush=True)
         try:
             for part in given.only:
                 for stage in stages(part, given.cells, given.units):
@@ -106,7 +114,9 @@ def parsed() -> argparse.Namespace:
 
 def header() -> dict:
     machine = {name: said for name, said in target.describe() if name != "CUDA cache"}  # whose folder is nobody's business
-    own = {"machine": machine, "python": platform.python_version(), "fastrnn": fr.__version__, "sources": sources_hash("**/*.py")[:12]}
+    sources = sources_hash("**/*.py") + "".join(path.read_text() for path in sorted(Path(__file__).parent.glob("*.py")))
+    own = {"machine": machine, "python": platform.python_version(), "fastrnn": fr.__version__}
+    own["sources"] = hashlib.sha256(sources.encode()).hexdigest()[:12]
     return own | ({"torch": torch.__version__, "cudnn": torch.backends.cudnn.version()} if torch else {"torch": "not installed"})
 
 
@@ -131,37 +141,48 @@ def stages(part: str, cells: list[str], units: list[int]) -> Iterator[Stage]:
 
 
 def measured(cases: list[dict], side_by_side: bool) -> Iterator[dict]:
-    """The records of cases, in their order."""
-    pool = ThreadPoolExecutor(os.cpu_count() if side_by_side else 1)
+    """The records of cases, as they end."""
+    pool, running = ThreadPoolExecutor(min(os.cpu_count(), AT_ONCE) if side_by_side else 1), {}
+    futures = [pool.submit(run, case, running) for case in cases]
     try:
-        for records in pool.map(run, cases):
-            yield from records
+        for future in as_completed(futures):
+            yield from future.result()
     finally:
-        pool.shutdown(cancel_futures=True)  # of those that have not begun
+        pool.shutdown(wait=False, cancel_futures=True)
+        while not all(future.done() for future in futures):  # after an interrupt
+            for process in list(running):
+                end(process)
+            time.sleep(0.05)
 
 
-def run(case: dict) -> list[dict]:
-    """The records of a case; one that says so where it failed."""
-    command = [*watched(case.get("sanitize")), *WORKER, json.dumps(case)]
+def run(case: dict, running: dict) -> list[dict]:
+    """The records of a case, of which the last one says so where it failed; its process is among those `running` meanwhile."""
+    command, late = [*WORKER, json.dumps(case)], ""
+    if "sanitize" in case:
+        beside = compiler.toolkit() / "bin" / "compute-sanitizer"
+        tool = str(beside) if beside.is_file() else shutil.which("compute-sanitizer")
+        if tool is None:
+            return [{"case": case} | case | {"failed": "compute-sanitizer is neither beside the compiler nor on the path"}]
+        command = [tool, "--tool", case["sanitize"], "--error-exitcode", "9", *command]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    running[process] = case
     try:
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
-        failed = f"status {ended.returncode}: {(ended.stdout + ended.stderr)[-2000:]}" if ended.returncode else ""
-        lines = ended.stdout.splitlines()
-    except subprocess.TimeoutExpired as late:
-        failed, lines = f"not ended after {LIMIT} s", (late.stdout or b"").decode().splitlines()
-    found = [json.loads(line) for line in lines if line.startswith("{")]
-    return [{"case": case} | case | record for record in [*found, *([{"failed": failed}] if failed else [])]]
+        said, complained = process.communicate(timeout=LIMIT)
+    except subprocess.TimeoutExpired:
+        end(process)
+        late, (said, complained) = f"not ended after {LIMIT} s; ", process.communicate()
+    finally:
+        del running[process]
+    found = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+    if process.returncode:
+        found.append({"failed": f"{late}status {process.returncode}: {(said + complained)[-2000:]}"})
+    return [{"case": case} | case | record for record in found]
 
 
-def watched(tool: str | None) -> list[str]:
-    """The sanitizer's part of a command."""
-    if tool is None:
-        return []
-    beside = compiler.toolkit() / "bin" / "compute-sanitizer"
-    found = str(beside) if beside.is_file() else shutil.which("compute-sanitizer")
-    if found is None:
-        sys.exit("compute-sanitizer is neither beside the compiler nor on the path")
-    return [found, "--tool", tool, "--error-exitcode", "9"]
+def end(process: subprocess.Popen) -> None:
+    """And whatever it has started: under the sanitizer, what it watches."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def latest(path: Path) -> list[dict]:

@@ -119,7 +119,7 @@ def _is_open(doors, door, odd):
         thread.clock = np.maximum(thread.clock, found.known)
         return True
     launch.idle += 1
-    if launch.idle > 4 * sum(block.threads for block in launch.blocks) + 2 * PATIENCE:
+    if launch.idle > 4 * sum(block.threads for block in launch.blocks) + 100 * PATIENCE:  # whoever is needed may have to wait often
         raise Divergence(f"{thread.title} waits at a door that nobody opens")
     launch.ready.append(thread)
     launch.scheduler.switch()

@@ -47,7 +47,7 @@ def interpreted(tmp_path_factory):
 
 
 def test_compiled_kernels_and_the_interpreter(interpreted):
-    """Compiled closed loops are those of the next test: optimized ones take longest to compile, and `test_forcing` has them."""
+    """Without closed loops, which take longest to compile: as such they are in the next test, optimized in `test_forcing`."""
     compiled = small_runs.feedforward("float64")
     for cell in fr.CELLS2D:
         compiled |= small_runs.grid(cell, "float64")

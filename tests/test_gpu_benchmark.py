@@ -2,7 +2,9 @@
 
 import importlib
 import json
+import os
 import sys
+import time
 
 import pytest
 from processes import ROOT
@@ -10,7 +12,7 @@ from processes import ROOT
 from fastrnn.kernels.cuda import target
 
 WORKER = """
-import json, os, sys, time
+import json, subprocess, sys, time
 case = json.loads(sys.argv[1])
 print("of no interest")
 times = {f"fastrnn {precision}": [1.0, 2.0] for precision in ("exact", "split", "tf32", "bf16")}
@@ -19,8 +21,14 @@ print(json.dumps(found.get(next(iter(case)), {"error": 0.5, "right": case.get("k
 if case.get("H") == 64:
     sys.exit("a fault")
 if case.get("H") == 128:
-    time.sleep(600)
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    print(json.dumps({"child": child.pid}), flush=True)
+    child.wait()
 """
+
+
+def in_order(cases) -> list[dict]:
+    return sorted(cases, key=json.dumps)
 
 
 @pytest.fixture
@@ -41,14 +49,38 @@ def benchmark(monkeypatch, tmp_path):
     return module, run
 
 
-def test_a_case_that_fails_or_hangs_says_so_and_the_next_is_run(benchmark):
-    module, run = benchmark
-    (right,) = module.run({"values": "lstm", "H": 5})
+def is_alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_case_that_fails_or_hangs_says_so_and_leaves_nothing_behind(benchmark):
+    module, _ = benchmark
+    running = {}
+    (right,) = module.run({"values": "lstm", "H": 5}, running)
     assert right == {"case": {"values": "lstm", "H": 5}, "values": "lstm", "H": 5, "error": 0.5, "right": True}
-    _, failed = module.run({"values": "lstm", "H": 64})
+    _, failed = module.run({"values": "lstm", "H": 64}, running)
     assert failed["failed"].startswith("status 1: ") and "a fault" in failed["failed"]
-    first, late = module.run({"values": "lstm", "H": 128})
-    assert first["error"] == 0.5 and late["failed"] == "not ended after 3 s"
+    first, second, late = module.run({"values": "lstm", "H": 128}, running)
+    assert first["error"] == 0.5 and late["failed"].startswith("not ended after 3 s; status -9: ")
+    deadline = time.monotonic() + 30
+    while is_alive(second["child"]) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not is_alive(second["child"]) and not running
+
+
+def test_an_interrupt_ends_what_is_running(benchmark, monkeypatch):
+    module, _ = benchmark
+    monkeypatch.setattr(module, "LIMIT", 600)
+    cases, begin = [{"values": "lstm", "H": hidden} for hidden in (5, 128, 128)], time.monotonic()
+    found = module.measured(cases, True)
+    assert next(found)["H"] == 5
+    with pytest.raises(KeyboardInterrupt):
+        found.throw(KeyboardInterrupt)
+    assert time.monotonic() - begin < 60
 
 
 def test_what_was_wrong_is_run_again_and_nothing_else(benchmark):
@@ -58,22 +90,35 @@ def test_what_was_wrong_is_run_again_and_nothing_else(benchmark):
     assert header["machine"] == {"CUDA": "a device"} and len(rest) == 2 * 5 + 4
     wrong = [record["case"] for record in rest if not record["right"]]
     assert status == 1 and [case["kind"] for case in wrong] == ["tf32", "tf32"]
-    assert wrong[1]["options"] == {"activation": "tanh"}
+    assert [case["options"] for case in wrong if case["values"] == "indrnn"] == [{"activation": "tanh"}]
     status, again = run("--only", "values")
-    assert status == 1 and again[: len(records)] == records and [record["case"] for record in again[len(records) :]] == wrong
+    assert status == 1 and again[: len(records)] == records
+    assert in_order(record["case"] for record in again[len(records) :]) == in_order(wrong)
 
 
 def test_parts_and_their_tables(benchmark, capsys):
     module, run = benchmark
     status, records = run("--only", "times", "ensembles", "--cells", "gru", "--units", "32", "64")
     cases = [{"compile": "gru", "H": 32}, *2 * [{"compile": "gru", "H": 64}], {"times": "GRU", "H": 32}, *2 * [{"times": "GRU", "H": 64}]]
-    assert [record["case"] for record in records[1:]] == cases + [{"ensembles": members} for members in module.MEMBERS]
+    found = [record["case"] for record in records[1:]]
+    assert in_order(found[:3]) == cases[:3] and found[3:] == cases[3:] + [{"ensembles": members} for members in module.MEMBERS]
     assert status == 1 and sum("failed" in record for record in records) == 2
     shown = capsys.readouterr().out
     assert "| GRU | 32 | 8 | exact | 1 |  | 2 |  |  |" in shown and "| 1000 | 2 | 1.50 |  |" in shown
+    status, again = run("--only", "times", "--cells", "gru", "--units", "32", "64")
+    assert status == 1 and [record["case"] for record in again[len(records) :]] == [*2 * [cases[1]], *2 * [cases[4]]]  # that failed
 
 
 def test_every_shape_is_watched_by_every_tool(benchmark):
     module, _ = benchmark
     first, second = module.stages("sanitize", [], [])
     assert len(second.cases) == 4 * len(first.cases) == 60 and all("sanitize" in case for case in second.cases)
+
+
+def test_without_a_sanitizer_its_cases_fail_and_the_others_are_run(benchmark, monkeypatch):
+    module, run = benchmark
+    monkeypatch.setattr(module.compiler, "toolkit", lambda: module.Path(os.devnull))
+    monkeypatch.setattr(module.shutil, "which", lambda name: None)
+    monkeypatch.setattr(module, "SHAPES", module.SHAPES[:1])
+    status, records = run("--only", "sanitize")
+    assert status == 1 and [record.get("failed", "")[:35] for record in records[1:]] == ["", *4 * ["compute-sanitizer is neither beside"]]

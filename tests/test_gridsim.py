@@ -311,21 +311,28 @@ def test_doors_that_are_passed_too_early(waits, places, order):
         gridsim.launch(hand_round(*waits, places), 2, LINES, 8 * LINES, x, y, order=order, seed=5)
 
 
-def test_a_block_that_sends_nothing_is_overrun():
-    """Nothing keeps the others from sending twice what it waits for: why `plan.chains` has no such block."""
+def send_all(senders):
+    """Every one of the first blocks sends to all, who wait for as much as one of them sends, or two."""
+    begin, wait = make_waits(BLOCKS, 4 * LINES * senders)
 
     def kernel(x):
         held, doors, i = cuda.shared.array(0, int32), cuda.shared.array(DOORS, int64), cuda.threadIdx.x
         begin(doors)
         for turn in range(8):
-            if cuda.blockIdx.x == 0:
+            if cuda.blockIdx.x < senders:
                 for block in range(BLOCKS):
-                    send(held, turn % 2 * LINES + i, block, turn, doors, turn & 1)
+                    send(held, (turn % 2 * BLOCKS + cuda.blockIdx.x) * LINES + i, block, turn, doors, turn & 1)
             wait(doors, turn)
 
+    for seed in range(10):
+        gridsim.launch(Kernel(kernel, 0, BLOCKS), BLOCKS, LINES, 16 * BLOCKS * LINES, np.zeros(1), order="uneven", seed=seed)
+
+
+def test_a_block_that_sends_nothing_is_overrun():
+    """Nothing keeps the others from sending twice what it waits for: why `plan.chains` has no such block."""
+    send_all(BLOCKS)
     with pytest.raises((Race, Divergence)):
-        for seed in range(10):
-            gridsim.launch(Kernel(kernel, 0, BLOCKS), BLOCKS, LINES, 8 * LINES, np.zeros(1), order="uneven", seed=seed)
+        send_all(1)
 
 
 def test_a_door_that_nobody_opens():

@@ -27,7 +27,7 @@ SPLIT = 24  # more of them where operands are in two parts,
 AGAIN = 16  # and where some weights are read at every step
 CHAIN = {4: 40, 8: 74}  # as LANE, in exact arithmetic, by the bytes of a number,
 CLUSTER = 6  # and more of them where blocks share a layer
-PARAMETER = 8  # for each unit parameter: it, the sum of its gradient, where these lie
+PARAMETER = 8  # for each unit parameter: it, its gradient of a step, where these lie
 RESIDENT = 128  # words of weights that a thread keeps there at most
 
 
