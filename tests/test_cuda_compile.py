@@ -159,8 +159,8 @@ def test_the_time_loop_in_clusters(name, H, precision, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "name, H, dtype",
-    [("lstm", 128, "float32"), ("lstm", 168, "float32"), ("lstm", 256, "float32"), ("lstm", 128, "float64"), ("gru", 256, "float32"),
-     ("rnn", 512, "float32")],
+    [("lstm", 128, "float32"), ("lstm", 168, "float32"), ("lstm", 184, "float32"), ("lstm", 256, "float32"), ("lstm", 128, "float64"),
+     ("gru", 192, "float32"), ("gru", 256, "float32"), ("rnn", 512, "float32")],
 )  # fmt: skip
 def test_the_exact_time_loop_in_clusters(name, H, dtype, tmp_path, monkeypatch):
     monkeypatch.setattr(target, "capability", lambda: (9, 0))
@@ -182,6 +182,10 @@ def assert_products_sound(cell, H: int, precision: str, room: int, folder: Path)
         assert found == each * shape.steps if shape.held == shape.steps else found > each * shape.held
         assert way.shared + 2 * 8 * shape.rows <= room
         assert (f".reqnctapercluster {shape.blocks}, 1, 1" in ptx) == (shape.blocks > 1) == ("barrier.cluster" in ptx)
+
+
+def test_registers_are_given_out_in_eights_and_for_warps_by_fours():
+    assert [loop.registers_of(threads) for threads in (32, 256, 288, 384, 512, 1024)] == [256, 256, 168, 168, 128, 64]
 
 
 def test_a_device_with_clusters_and_less_shared_memory(monkeypatch):

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 from processes import ROOT
@@ -122,3 +123,28 @@ def test_without_a_sanitizer_its_cases_fail_and_the_others_are_run(benchmark, mo
     monkeypatch.setattr(module, "SHAPES", module.SHAPES[:1])
     status, records = run("--only", "sanitize")
     assert status == 1 and [record.get("failed", "")[:35] for record in records[1:]] == ["", *4 * ["compute-sanitizer is neither beside"]]
+
+
+def test_a_measurement_that_fails_makes_its_case_fail_and_one_without_room_does_not(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    measured = importlib.import_module("_gpu")
+    errors = {"split": ValueError("hidden_size: at most 128"), "tf32": RuntimeError("an illegal address")}
+
+    def ours(kind, hidden, batch, precision):
+        if precision in errors:
+            raise errors[precision]
+        return 1.0, 2.0
+
+    monkeypatch.setattr(measured, "ours", ours)
+    monkeypatch.setattr(measured, "torch", None)
+    monkeypatch.setattr(measured, "faults", [])
+    pool = SimpleNamespace(free_all_blocks=lambda: None)
+    monkeypatch.setattr(target, "arrays", lambda: SimpleNamespace(get_default_memory_pool=lambda: pool))
+    with pytest.raises(SystemExit, match="RuntimeError: an illegal address"):
+        measured.main({"times": "LSTM", "H": 256})
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [record["B"] for record in records] == [*measured.BATCHES] and records[0]["fastrnn bf16"] == [1.0, 2.0]
+    assert records[0]["fastrnn split"].startswith("ValueError: hidden_size")
+    del errors["tf32"]
+    measured.faults.clear()
+    measured.main({"times": "LSTM", "H": 256})
