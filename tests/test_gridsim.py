@@ -134,6 +134,21 @@ def test_threads_that_write_to_one_place(blocks, threads):
         gridsim.launch(count, blocks, threads, 0, x)
 
 
+@pytest.mark.parametrize("blocks, threads", [(1, 2), (1, 3), (2, 1), (3, 2)])
+def test_the_last_reader_writes_what_others_have_read(blocks, threads):
+    """Every reader is remembered, not only the latest."""
+
+    def kernel(x):
+        value = x[0]
+        if cuda.blockIdx.x == cuda.gridDim.x - 1 and cuda.threadIdx.x == cuda.blockDim.x - 1:
+            x[0] = value + 1.0
+
+    with pytest.raises(Race, match=r"writes x\[0\], read by"):
+        gridsim.launch(kernel, blocks, threads, 0, np.zeros(1))
+    with pytest.raises(Race, match=r"writes x\[0\], read by"):  # where threads have clocks
+        gridsim.launch(Kernel(kernel, 0, 2), 2 * blocks, threads, 0, np.zeros(1))
+
+
 @pytest.mark.parametrize("index", [4, -1])
 def test_an_index_outside(index):
     with pytest.raises(IndexError, match="x: index"):
