@@ -53,6 +53,14 @@ class Device(NamedTuple):
         """An array from here as a NumPy array."""
         return array if self.name == "cpu" else array.get()
 
+    def stream(self) -> int:
+        """By which what is computed now is ordered; 0 on the host."""
+        if self.name == "cpu":
+            return 0
+        from .kernels.cuda import target
+
+        return target.stream()
+
     def free(self) -> int:
         """Bytes that arrays can still take on a GPU."""
         from .kernels.cuda import target
@@ -74,15 +82,19 @@ class Device(NamedTuple):
 
 
 class Made:
-    """What is made once of shapes alone, and kept where it is used; nobody writes to it."""
+    """What is made once of shapes alone, and kept where it is used; nobody writes to it.
+
+    Each stream of a GPU has its own: another one would not wait until it is there, or with what takes its place until it is read.
+    """
 
     MOST = 64
 
-    def __init__(self):
-        self._found = {}
+    def __init__(self, device: Device):
+        self._device, self._found = device, {}
 
     def once(self, key: tuple, make: Callable):
         """What `make` gives, which may depend on nothing but `key`, and what never changes in the one who asks."""
+        key = self._device.stream(), *key
         found = self._found.get(key)
         if found is None:
             if len(self._found) >= self.MOST:

@@ -161,10 +161,18 @@ def _gpu_jobs(cells: list[str], dtype: str, units: list[int], precisions: list[s
             for precision in precisions if dtype == "float32" else ["exact"]:
                 made = options | {"precision": precision}
                 yield f"{cell} of {H} units, {precision} {dtype}", lambda c=cell, h=H, made=made: _run_cell(c, units=h, **made)
+    for precision in precisions if dtype == "float32" else ["exact"]:
+        yield f"products, {precision} {dtype}", lambda precision=precision: _run_products(dtype, precision)
     for loss in (losses.CrossEntropy(), losses.BinaryCrossEntropy(), losses.MeanSquaredError()):
         yield f"{type(loss).__name__} {dtype}", lambda loss=loss: _run_loss(loss, dtype, _device.device("cuda"))
     for rule in (optimizers.SGD(0.1), optimizers.RMSprop(), optimizers.Adam(clip_norm=1.0)):
         yield f"a model, {type(rule).__name__} {dtype}", lambda rule=rule: _run_model(rule, **options)
+
+
+def _run_products(dtype: str, precision: str) -> None:
+    from .kernels.cuda.product import run_each
+
+    run_each(np.dtype(dtype), precision, _device.device("cuda", precision).zeros)
 
 
 def _run_model(rule: optimizers.Optimizer, **options) -> None:

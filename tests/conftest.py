@@ -34,12 +34,13 @@ def gpu(monkeypatch):
     monkeypatch.setattr(target, "require", lambda precision: None)
     monkeypatch.setattr(target, "arrays", Arrays)
     monkeypatch.setattr(target, "capability", lambda: (9, 0))
+    monkeypatch.setattr(target, "stream", lambda: 1)
     monkeypatch.setattr(target, "launch", launch)
     monkeypatch.setattr(target, "launch_flat", launch_flat)
     monkeypatch.setattr(target, "free_memory", lambda: 10**8)
     monkeypatch.setattr(target, "kept_memory", lambda: 0)
-    monkeypatch.setattr(product, "SIDE", 4)  # small squares and blocks, for small matrices
-    monkeypatch.setattr(product, "EDGE", 1)
+    monkeypatch.setattr(product, "SIDE", 4)  # small rectangles and blocks, for small matrices
+    monkeypatch.setattr(product, "SHARES", {4: (2,), 8: (2,)})
     for module in (losses, packing, updates):
         monkeypatch.setattr(module, "THREADS", 8)
     monkeypatch.setattr(plan, "_plan", plan._plan.__wrapped__)  # tests change what a plan is made from

@@ -253,6 +253,13 @@ def _neighbours(n):
     return neighbours
 
 
+def _put_neighbours(array, place, *values):
+    if place % len(values):
+        raise SimulationError(f"{array.memory.name}: {len(values)} numbers are written to place {place}, which is no multiple of that")
+    for i, value in enumerate(values):
+        array[int(place) + i] = value
+
+
 def _put_if(array, place, value, there):
     if there:
         array[place] = value
@@ -288,6 +295,8 @@ TWINS = {
     cluster.converge: _converge,
     mma.two_at: _neighbours(2),
     mma.four_at: _neighbours(4),
+    mma.put_two: _put_neighbours,
+    mma.put_four: _put_neighbours,
 }
 
 

@@ -333,11 +333,11 @@ def test_jacobian(gpu):
     assert_alike(fr.jacobian(device, x, state), fr.jacobian(host, x, state))
 
 
-@pytest.mark.parametrize("side, edge", [(4, 1), (4, 4), (16, 1)])
+@pytest.mark.parametrize("side, shares", [(4, (2,)), (8, (2, 4)), (16, (4,))])
 @pytest.mark.parametrize("M, K, N, most", [(1, 1, 1, 0), (17, 16, 5, 0), (70, 3, 65, 0), (70, 3, 5, 900), (5, 33, 64, 0), (0, 3, 2, 0)])
-def test_products(M, K, N, most, side, edge, gpu, monkeypatch):
+def test_products(M, K, N, most, side, shares, gpu, monkeypatch):
     monkeypatch.setattr(product, "SIDE", side)
-    monkeypatch.setattr(product, "EDGE", edge)
+    monkeypatch.setattr(product, "SHARES", {8: shares})
     monkeypatch.setattr(product, "PARTS", 2)
     monkeypatch.setattr(product, "PARTS_BYTES", most)
     rng, device = np.random.default_rng(0), _device.device("cuda")
@@ -355,6 +355,53 @@ def test_products(M, K, N, most, side, edge, gpu, monkeypatch):
     product.add_columns(put(wide), columns, device.empty, product.Parts(8))
     assert_alike(total, want)
     assert_alike(columns, sums)
+
+
+@pytest.mark.parametrize("precision, shares", [("exact", (2, 4, 8)), ("tf32", (2, 4)), ("bf16", (2, 4)), ("split", (2, 4))])
+def test_products_have_the_same_bits_in_any_rectangles(precision, shares, gpu, monkeypatch):
+    """And where the columns of a row begin at a multiple of what is written at once, or do not."""
+    rng, device, dtype, found = np.random.default_rng(0), _device.device("cuda"), np.dtype("float32"), []
+    a, b, start = rng.normal(size=(1, 19, 12)), rng.normal(size=(2, 11, 18)), rng.normal(size=(2, 24))
+    wide = rng.normal(size=(2, 19, 24))
+    monkeypatch.setattr(product, "SIDE", 8)
+    for rows in shares:
+        for columns in shares:
+            for begin, N in ((4, 24), (3, 23)):
+                monkeypatch.setattr(
+                    product, "_products", lambda *_, share=(rows, columns): product.make_products(dtype, precision, 8, *share)
+                )
+                c, total = device.empty((2, 19, N), dtype), device.zeros((2, 12, 18), dtype)
+                at = start[:, 4 - begin : 4 - begin + N].copy()
+                product.product(
+                    *(device.put(a.astype(dtype)), 1),
+                    *(device.put(part.astype(dtype)) for part in (b, at)),
+                    c,
+                    begin,
+                    begin + 18,
+                    precision,
+                )
+                product.add_transposed(
+                    device.put(a.astype(dtype)), device.put(wide.astype(dtype)), 3, total, device.empty, product.Parts(8), precision
+                )
+                c = c.get()
+                assert (c[:, :, :begin] == at[:, None, :begin].astype(dtype)).all() and (
+                    c[:, :, begin + 18 :] == at[:, None, begin + 18 :].astype(dtype)
+                ).all()
+                found.append((c[:, :, begin : begin + 18], total.get()))
+    for pair in found:
+        for got, want in zip(pair, found[0]):
+            assert (got == want).all()
+
+
+def test_what_is_not_finite_stays_where_there_is_a_product(gpu):
+    """An infinite input says nothing to the slots that have none; nor do the rows and columns that fill a rectangle."""
+    device, a = _device.device("cuda"), np.ones((1, 3, 2))
+    a[0, 1] = np.inf
+    c = device.empty((1, 3, 7), np.float64)
+    product.product(device.put(a), 0, device.put(np.ones((1, 2, 3))), device.put(np.zeros((1, 7))), c, 2, 5)
+    want = np.zeros((1, 3, 7))
+    want[0, :, 2:5] = [[2], [np.inf], [2]]
+    assert (c.get() == want).all()
 
 
 def test_rows_that_are_summed_in_several_calls_have_the_same_bits(gpu):

@@ -16,7 +16,7 @@ from fastrnn._math import ACTIVATIONS
 from fastrnn.cells import build
 from fastrnn.kernels._feedback import Feedback
 from fastrnn.kernels._loop import Batch, Flow, Trace
-from fastrnn.kernels.cuda import backward, closed, compiler, forward, fragments, loop, losses, mma, plan, product, target, units, updates
+from fastrnn.kernels.cuda import backward, closed, compiler, forward, fragments, loop, losses, plan, product, target, units, updates
 from fastrnn.kernels.cuda.loop import Back, Run, Span, Weights
 from fastrnn.kernels.cuda.packing import THREADS, make_move, make_turns
 
@@ -220,31 +220,34 @@ def test_the_time_loop_with_weights_in_registers(variant, dtype, tmp_path):
     assert_loops_sound(own.forward.kernel(), own.backward.kernel(), dtype, own.threads, tmp_path)
 
 
-def products_of(dtype, precision: str):
+def products_of(dtype, precision: str, rows: int, columns: int):
     """PTX of both kernels."""
-    kernels = product.make_products(dtype, precision, product.SIDE, product.EDGE)
-    three, two = np.empty((0, 0, 0), dtype), np.empty((0, 0), dtype)
-    yield ptx_of(kernels.product, three, 0, three, two, three, 0, 0)
-    yield ptx_of(kernels.transposed, three, three, 0, 0, 0, 0, 0, 0, three)
+    kernels, flat = product.make_products(dtype, precision, product.SIDE, rows, columns), np.empty(0, dtype)
+    yield ptx_of(kernels.product, flat, flat, flat, flat, product.Sizes(*[0] * 8))
+    yield ptx_of(kernels.transposed, flat, flat, flat, product.SumSizes(*[0] * 12))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_products(dtype, tmp_path):
-    three, two, sums = np.empty((0, 0, 0), dtype), np.empty((0, 0), dtype), product.make_sums(dtype)
-    for ptx in products_of(dtype, "exact"):
-        assert_sound(ptx, dtype, product.SIDE**2, tmp_path)
-        assert "mma.sync" not in ptx
+    three, two, sums, shares = np.empty((0, 0, 0), dtype), np.empty((0, 0), dtype), product.make_sums(dtype), product.SHARES[dtype.itemsize]
+    for rows in shares:
+        for columns in shares:
+            for ptx in products_of(dtype, "exact", rows, columns):
+                assert_sound(ptx, dtype, 2 * product.SIDE**2, tmp_path)
+                assert "mma.sync" not in ptx and re.search(r"ld\.shared\.v[24]", ptx) and re.search(r"st\.global\.v[24]", ptx)
     assert_sound(ptx_of(sums.columns, three, 0, 0, 0, three), dtype, product.ELEMENTS, tmp_path)
     assert_sound(ptx_of(sums.add_parts, three, two), dtype, product.ELEMENTS, tmp_path)
 
 
 @pytest.mark.parametrize("precision", TENSOR)
 def test_products_on_tensor_cores(precision, tmp_path):
-    dtype, tiles = DTYPES[0], product.EDGE**2 // 4
-    for ptx in products_of(dtype, precision):
-        assert_sound(ptx, dtype, product.SIDE**2, tmp_path)
-        found, lines = ptx.count("mma.sync"), product.SIDE // mma.LINE
-        assert found in [k * tiles * products_a_number(precision) for k in range(1, lines + 1)]  # of a loop unrolled, or not
+    dtype, shares = DTYPES[0], product.SHARES[4]
+    for rows in shares:
+        for columns in shares:
+            for ptx in products_of(dtype, precision, rows, columns):
+                assert_sound(ptx, dtype, 2 * product.SIDE**2, tmp_path)
+                each = rows * columns // 4 * products_a_number(precision)
+                assert ptx.count("mma.sync") == 2 * each  # of a piece in the loop, and of the last one
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

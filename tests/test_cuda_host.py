@@ -9,6 +9,7 @@ from tolerances import TOLERANCES
 from variants import COMPILED, label
 
 import fastrnn as fr
+from fastrnn import _device
 from fastrnn._device import Made
 from fastrnn.kernels.cuda import product, target
 from fastrnn.layers import _cuda
@@ -82,7 +83,6 @@ def test_batches_without_padding(variant, gpu):
 def tiles(gpu, monkeypatch):
     """Squares that tiles of tensor cores fit."""
     monkeypatch.setattr(product, "SIDE", 8)
-    monkeypatch.setattr(product, "EDGE", 2)
 
 
 @pytest.mark.parametrize("name", ["rnn", "gru", "lstm"])
@@ -150,11 +150,29 @@ def test_batches_of_any_shape_take_turns(gpu):
 
 
 def test_what_is_made_once_is_made_once_and_not_kept_without_end(monkeypatch):
-    made, calls = Made(), []
+    made, calls = Made(_device.CPU), []
     monkeypatch.setattr(Made, "MOST", 3)
     for key in (1, 1, 2, 3, 1, 4, 1):
         assert made.once((key,), lambda key=key: calls.append(key) or [key]) == [key]
     assert calls == [1, 2, 3, 4, 1]
+
+
+def test_each_stream_has_what_it_needs_of_its_own(gpu, monkeypatch):
+    """What one has made may not be there yet, or be gone, when another one asks for it."""
+    kept, seen = Made.once, {1: [], 2: []}
+
+    def once(self, key, make):
+        found = kept(self, key, make)
+        seen[target.stream()] += [found] if hasattr(found, "__cuda_array_interface__") else []
+        return found
+
+    monkeypatch.setattr(Made, "once", once)
+    net = fr.LSTM(2, 3, device="cuda")
+    for stream in (1, 2):
+        monkeypatch.setattr(target, "stream", lambda stream=stream: stream)
+        _, _, tape = net.forward(np.zeros((1, 2, 2), np.float32))
+        net.backward(tape, np.zeros((1, 2, 3), np.float32))
+    assert len(seen[1]) == len(seen[2]) > 0 and not set(map(id, seen[1])) & set(map(id, seen[2]))
 
 
 def test_plans_and_layouts_are_kept(monkeypatch):

@@ -313,10 +313,9 @@ def test_encoder_and_decoder(gpu):
 @pytest.mark.parametrize("precision", ["exact", "tf32"])
 def test_warmup(precision, gpu, capsys, monkeypatch):
     monkeypatch.setattr(product, "SIDE", 8)
-    monkeypatch.setattr(product, "EDGE", 2)
     assert cli.main(["warmup", "--device", "cuda", "--cells", "gru", "--units", "3", "--precisions", precision]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith(f"[1/7] gru of 3 units, {precision} float32 ... ") and lines[-1].startswith("ready in ")
+    assert lines[0].startswith(f"[1/8] gru of 3 units, {precision} float32 ... ") and lines[-1].startswith("ready in ")
 
 
 def test_warmup_of_what_has_no_room(gpu, capsys):
@@ -346,9 +345,8 @@ def test_what_make_gpu_compares_is_the_same_here(kind, gpu, monkeypatch):
     assert module.difference("lstm", {}, "float32", 3, T=3, B=2, D=2) <= module.TOLERANCES["float32"]
 
 
-@pytest.mark.parametrize("edge", [4])
-def test_linear_maps_of_many_members(edge, gpu, monkeypatch):
-    monkeypatch.setattr(product, "EDGE", edge)
+def test_linear_maps_of_many_members(gpu, monkeypatch):
+    monkeypatch.setattr(product, "SHARES", {8: (4,)})
     rng = np.random.default_rng(0)
     host, device = fr.Linear(3, 5, dtype="float64"), fr.Linear(3, 5, dtype="float64", device="cuda")
     x, dy = rng.normal(size=(2, 7, 3)), rng.normal(size=(2, 7, 5))

@@ -25,7 +25,6 @@ WIDE = 40  # units: three warps, of which the last has units that there are not
 def gpu(gpu, monkeypatch):
     """Squares of the least size that warps can share."""
     monkeypatch.setattr(product, "SIDE", 8)
-    monkeypatch.setattr(product, "EDGE", 2)
     return gpu
 
 
@@ -164,11 +163,11 @@ def test_odd_sizes(gpu):
             assert_alike(got, want, name)
 
 
-@pytest.mark.parametrize("side, edge", [(8, 2), (16, 4)])
+@pytest.mark.parametrize("side, shares", [(8, (2,)), (8, (2, 4)), (16, (4,))])
 @pytest.mark.parametrize("precision", TENSOR)
-def test_products_of_what_needs_no_rounding_are_exact(precision, side, edge, gpu, monkeypatch):
+def test_products_of_what_needs_no_rounding_are_exact(precision, side, shares, gpu, monkeypatch):
     monkeypatch.setattr(product, "SIDE", side)
-    monkeypatch.setattr(product, "EDGE", edge)
+    monkeypatch.setattr(product, "SHARES", {4: shares})
     rng, device = np.random.default_rng(0), _device.device("cuda")
 
     def whole(*shape):

@@ -43,7 +43,7 @@ class CudaDirection(Direction):
     def __init__(self, device: Device, cell: Cell, input_size: int, hidden_size: int, reverse: bool):
         super().__init__(cell, input_size, hidden_size, reverse)
         self.device = device
-        self._once = Made().once
+        self._once = Made(device).once
 
     def plan(self, dtype) -> Plan:
         return plan(self.cell, self.H, dtype, self.device.precision)

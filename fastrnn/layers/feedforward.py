@@ -57,7 +57,7 @@ class Linear:
         self.device = _device.device(device, precision, self.dtype)
         shapes = {"weight": (self.output_size, self.input_size), "bias": (self.output_size,)}
         self.params = Params(shapes, self.dtype, self.device.put(Params(shapes, self.dtype).flat))
-        self._rows, self.made = np.arange(output_size), _device.Made()
+        self._rows, self.made = np.arange(output_size), _device.Made(self.device)
         self.draw(self.seed)
 
     def draw(self, seed: int) -> None:

@@ -63,7 +63,7 @@ class Kernel:
         signature = void(*(typeof(like(argument)) for argument in arguments))
         with _lock, _compiling_for(capability):
             text, _ = cuda.compile(self.py_func, signature, cc=capability, device=False, abi="numba", output="ptx")
-        text = re.sub(r"(\.extern \.shared \.align) \d+", r"\1 16", text)  # as reads of several numbers at once need it
+        text = re.sub(r"(\.shared \.align) \d+", r"\1 16", text)  # as reads of several numbers at once need it
         entry = re.search(r"\.visible \.entry (\w+)\(", text)[1]
         head, body = text.replace(entry, ENTRY).split(f".entry {ENTRY}(", 1)
         parameters, rest = body.split(")", 1)

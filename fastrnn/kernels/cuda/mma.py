@@ -198,6 +198,33 @@ def _neighbours(n: int):
 two_at, four_at = _neighbours(2), _neighbours(4)
 
 
+def _put_neighbours(array, place, *values):
+    """The types and the code of `put_two` and `put_four`: array[place : place + n] = values in one write, aligned as above."""
+    n = len(values)
+
+    def codegen(context, builder, signature, args):
+        kind = context.get_value_type(array.dtype)
+        data = context.make_array(array)(context, builder, args[0]).data
+        pointer = builder.bitcast(builder.gep(data, [args[1]]), ir.VectorType(kind, n).as_pointer())
+        whole = ir.Constant(ir.VectorType(kind, n), ir.Undefined)
+        for i in range(n):
+            whole = builder.insert_element(whole, args[2 + i], ir.Constant(HALF, i))
+        builder.store(whole, pointer, align=n * array.dtype.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return signature(types.void, array, types.uint64, *[array.dtype] * n), codegen
+
+
+@intrinsic
+def put_two(typing_context, array, place, a, b):
+    return _put_neighbours(array, place, a, b)
+
+
+@intrinsic
+def put_four(typing_context, array, place, a, b, c, d):
+    return _put_neighbours(array, place, a, b, c, d)
+
+
 @pointwise
 def _word_tf32(part, x, y):
     high = round_tf32(x)

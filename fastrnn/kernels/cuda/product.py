@@ -1,24 +1,21 @@
-"""Matrix products over many rows, each element in one order: exactly, a chain of fused multiply-adds as on the CPU, or on tensor cores.
+"""Matrix products over many rows, and their sums: by rectangles, one a block; see `rectangle` for the order of terms."""
 
-A block computes a square of rows and columns from pieces of both operands in shared memory. Exactly, a thread of `side` x `side` computes
-every side-th row and column of it; on tensor cores a warp computes some tiles of one row of them, see `mma`.
-"""
-
-from collections.abc import Callable
+import itertools
+from collections.abc import Iterable
 from functools import cache
 from typing import NamedTuple
 
-import numba
 from numba import cuda
 
 from ..._jit import pointwise
-from ..._math import fma
 from . import target
-from .mma import LINE, TILE, form
-from .target import WARP, kernel, number
+from .loop import registers_of, u
+from .rectangle import Factor, make_rectangle
+from .target import kernel, kernel_within, number
 
 SIDE = 16  # the square root of a block's threads
-EDGE = 4  # and of a thread's share of the square
+SHARES = {4: (4, 8), 8: (4,)}  # rows and columns that a thread may have, by the bytes of a number
+BLOCKS = 128  # that there is room for at once
 PART = 512  # rows summed in one chain
 PARTS = 16  # chains at a time at least,
 PARTS_BYTES = 2**26  # and as many as take so much memory
@@ -26,11 +23,12 @@ ELEMENTS = 128  # threads of a block that adds them
 
 
 class Products(NamedTuple):
-    """The kernels of one dtype and precision, and the side of the square that a block computes."""
+    """The kernels of one dtype, precision, and share of a thread, and the rectangle that a block computes."""
 
     product: object
     transposed: object
-    square: int
+    high: int
+    wide: int
 
 
 class Sums(NamedTuple):
@@ -40,188 +38,117 @@ class Sums(NamedTuple):
     add_parts: object
 
 
-class Square(NamedTuple):
-    """How a block computes the square: what is one of `_exact` and `_on_tensor_cores`.
+class Sizes(NamedTuple):
+    """Of `product`: a (members, M, width), b (E, K, n), start (E, N), c (E, M, N)."""
 
-    Attributes
-    ----------
-    kind : numba type
-        Of what is in shared memory, `numbers` numbers along k in each, in arrays of the shapes `left` and `right`.
-    total : tuple of int
-        The shape of a thread's sums.
-    put : callable
-        ``put(array, line, at, x, y)``: the number x, or x and y, to line `line` along k.
-    place : callable
-        ``place(i, j)``: row and column in the square of a thread's sum [i, j].
-    accumulate : callable
-        ``accumulate(left, right, depth, total)``: add the product of the first `depth` lines.
-    """
-
-    kind: object
-    numbers: int
-    left: tuple[int, int]
-    right: tuple[int, int]
-    total: tuple[int, int]
-    put: Callable
-    place: Callable
-    accumulate: Callable
+    members: int
+    M: int
+    width: int
+    first: int
+    K: int
+    begin: int
+    n: int
+    N: int
 
 
-def _exact(real, side: int, edge: int) -> Square:
-    @pointwise
-    def put(array, line, at, x, y):
-        array[line, at] = x
+class SumSizes(NamedTuple):
+    """Of `transposed`: a (members, M, K), b (E, M, width), parts (E, P, W)."""
 
-    @pointwise
-    def place(i, j):
-        return cuda.threadIdx.x // side + side * i, cuda.threadIdx.x % side + side * j
-
-    @pointwise
-    def accumulate(left, right, depth, total):
-        row, column = place(0, 0)
-        for d in range(depth):
-            for i in range(edge):
-                value = left[d, row + side * i]
-                for j in range(edge):
-                    total[i, j] = fma(value, right[d, column + side * j], total[i, j])
-
-    square = side * edge  # a column of left lies in as many banks as it has rows
-    return Square(real, 1, (side, square + 1), (side, square), (edge, edge), put, place, accumulate)
-
-
-def _on_tensor_cores(precision: str, side: int, edge: int) -> Square:
-    """`side`, a multiple of LINE, is how many words along k are in shared memory; a warp has edge^2 / 4 tiles."""
-    parts, numbers, word, multiply_add = form(precision)
-    square, tiles = side * edge, edge * edge // 4
-
-    @pointwise
-    def put(array, line, at, x, y):
-        for part in range(parts):
-            array[part * side + line, at] = word(part, x, y)
-
-    @pointwise
-    def place(i, j):
-        first, lane = cuda.threadIdx.x // WARP * tiles * LINE, cuda.threadIdx.x % WARP
-        return first // square * TILE + lane // 4 + TILE // 2 * (j >> 1), first % square + i * LINE + lane % 4 * 2 + (j & 1)
-
-    @pointwise
-    def add(total, i, a, b):
-        found = multiply_add(a, b, (total[i, 0], total[i, 1], total[i, 2], total[i, 3]))
-        for j in range(4):
-            total[i, j] = found[j]
-
-    @pointwise
-    def tile_of_left(left, d, row):
-        d += cuda.threadIdx.x % 4
-        return left[d, row], left[d, row + TILE // 2], left[d + LINE // 2, row], left[d + LINE // 2, row + TILE // 2]
-
-    @pointwise
-    def tile_of_right(right, d, column):
-        d, column = d + cuda.threadIdx.x % 4, column + cuda.threadIdx.x % WARP // 4
-        return right[d, column], right[d + LINE // 2, column]
-
-    @pointwise
-    def accumulate(left, right, depth, total):
-        row, _ = place(0, 0)
-        first = cuda.threadIdx.x // WARP * tiles * LINE % square
-        for d in range(0, side, LINE):
-            a = tile_of_left(left, d, row)
-            for i in range(tiles):
-                b = tile_of_right(right, d, first + i * LINE)
-                if parts == 2:
-                    add(total, i, tile_of_left(left, side + d, row), b)
-                    add(total, i, a, tile_of_right(right, side + d, first + i * LINE))
-                add(total, i, a, b)
-
-    lines = parts * side, square + LINE  # what a warp reads at once is in different banks
-    return Square(numba.int32, numbers, lines, lines, (tiles, 4), put, place, accumulate)
+    members: int
+    M: int
+    K: int
+    width: int
+    first: int
+    N: int
+    begin: int
+    size: int
+    P: int
+    W: int
+    at: int
+    step: int
 
 
 @cache
-def make_products(dtype, precision: str, side: int, edge: int) -> Products:
-    real, square = number(dtype), side * edge
-    made = _exact(real, side, edge) if precision == "exact" else _on_tensor_cores(precision, side, edge)
-    kind, numbers, shape_of_left, shape_of_right, shape_of_total, put, place, accumulate = made
-    depth, (I, J) = side * numbers, shape_of_total
+def make_products(dtype, precision: str, side: int, rows: int, columns: int) -> Products:
+    """Of blocks of side^2 threads, with so many rows and columns each."""
+    real, registers = number(dtype), registers_of(2 * side * side)  # so that there is room for two blocks
+    high, wide, shape, run, multiply, place, leave = make_rectangle(dtype, precision, side, rows, columns, True)
+    turned = make_rectangle(dtype, precision, side, rows, columns, False).multiply
 
     @pointwise
-    def lines(remaining):
-        """How many lines hold what remains along k."""
-        return side if remaining > depth else (remaining + numbers - 1) // numbers
+    def fill(start, c, s, e, m0, n0):
+        """What has no term: some columns from the n0-th of them on."""
+        for i in range(cuda.threadIdx.x, high * wide, cuda.blockDim.x):
+            m, n = m0 + i // wide, n0 + i % wide
+            n = n if n < s.begin else n + s.n
+            if m < s.M and n < s.N:
+                c[u((e * s.M + m) * s.N + n)] = start[u(e * s.N + n)]
 
-    @kernel
-    def product(a, first, b, start, c, begin, end):
-        """c[e, m, n] = start[e, n], and for n in [begin, end) + sum_k a[e, m, first + k] b[e, k, n - begin], k ascending.
-
-        a (E or 1, M, >= first + K), b (E, K, end - begin), start (E, N), c (E, M, N).
-        """
-        left, right = cuda.shared.array(shape_of_left, kind), cuda.shared.array(shape_of_right, kind)
-        total = cuda.local.array(shape_of_total, real)
-        K, M, N = b.shape[1], c.shape[1], c.shape[2]
-        high, thread = (M + square - 1) // square, cuda.threadIdx.x  # the one axis of a grid that may be long has rows and members
-        e, m0, n0 = cuda.blockIdx.x // high, cuda.blockIdx.x % high * square, cuda.blockIdx.y * square
-        row, column, A, B = thread // side, thread % side, a[e % a.shape[0]], b[e]
-        for i in range(I):
-            for j in range(J):
+    @kernel_within(registers)
+    def product(a, b, start, c, s):
+        """c[e, m, n] = start[e, n], and where there is a b[e, k, n - begin], + sum_k a[e, m, first + k] b[e, k, n - begin], k ascending."""
+        e, m0, n0 = cuda.blockIdx.z, cuda.blockIdx.x * high, cuda.blockIdx.y * wide
+        rest = n0 - (s.n + wide - 1) // wide * wide
+        if rest >= 0:
+            fill(start, c, s, e, m0, rest)
+            return
+        total, values = cuda.local.array(shape, real), cuda.local.array(run, real)
+        for j in range(shape[1]):
+            for i in range(shape[0]):
                 n = n0 + place(i, j)[1]
-                total[i, j] = start[e, n] if n < N else real(0.0)
-        for k0 in range(0, K, depth):
-            for i in range(edge):  # neighbouring threads read neighbouring k
-                m, k = m0 + row + side * i, k0 + column * numbers
-                x = A[m, first + k] if m < M and k < K else real(0.0)
-                put(left, column, row + side * i, x, A[m, first + k + 1] if numbers == 2 and m < M and k + 1 < K else real(0.0))
-            for j in range(edge):
-                n, k = n0 + column + side * j - begin, k0 + row * numbers
-                there = n >= 0 and n < end - begin
-                x = B[k, n] if there and k < K else real(0.0)
-                put(right, row, column + side * j, x, B[k + 1, n] if numbers == 2 and there and k + 1 < K else real(0.0))
-            cuda.syncthreads()
-            accumulate(left, right, lines(K - k0), total)
-            cuda.syncthreads()
-        for i in range(I):
-            for j in range(J):
-                r, s = place(i, j)
-                m, n = m0 + r, n0 + s
-                if m < M and n < N:
-                    c[e, m, n] = total[i, j] if n >= begin and n < end else start[e, n]
+                total[i, j] = start[u(e * s.N + s.begin + n)] if n < s.n else real(0.0)
+        left = Factor(a, ((e if s.members > 1 else 0) * s.M + m0) * s.width + s.first, s.width, 1, s.M - m0, s.K)
+        multiply(left, Factor(b, e * s.K * s.n + n0, 1, s.n, s.n - n0, s.K), total)
+        whole = (s.N % run == 0) & (s.begin % run == 0) & (s.n % run == 0)
+        for i in range(shape[0]):
+            for j in range(0, shape[1], run):
+                row, column = place(i, j)
+                for v in range(run):
+                    values[v] = total[i, j + v]
+                at = (e * s.M + m0 + row) * s.N + s.begin + n0 + column
+                leave(c, at, values, s.n - n0 - column if m0 + row < s.M else 0, whole)
 
-    @kernel
-    def transposed(a, b, first, begin, size, N, at, width, parts):
-        """parts[e, p, at + k width + n] = sum over rows m of part p, ascending, of a[e, m, k] b[e, m, first + n], for n in [0, N).
+    @kernel_within(registers)
+    def transposed(a, b, parts, s):
+        """parts[e, p, at + k step + n] = sum over rows m of part p, ascending, of a[e, m, k] b[e, m, first + n], for n in [0, N).
 
-        a (E or 1, M, K), b (E, M, >= first + N), parts (E, P, .): part p has those of rows [begin + p size, begin + (p + 1) size) that
-        there are.
+        Part p has those of rows [begin + p size, begin + (p + 1) size) that there are, one at least.
         """
-        left, right = cuda.shared.array(shape_of_left, kind), cuda.shared.array(shape_of_right, kind)
-        total = cuda.local.array(shape_of_total, real)
-        P, K, M = parts.shape[1], a.shape[2], a.shape[1]
-        e, p, thread = cuda.blockIdx.x // P, cuda.blockIdx.x % P, cuda.threadIdx.x
-        k0, n0 = cuda.blockIdx.y * square, cuda.blockIdx.z * square
-        row, column, A, B = thread // side, thread % side, a[e % a.shape[0]], b[e]
-        head, last = begin + p * size, begin + (p + 1) * size
-        head, last = head if head > 0 else 0, last if last < M else M
-        for i in range(I):
-            for j in range(J):
+        e, p, k0, n0 = cuda.blockIdx.x // s.P, cuda.blockIdx.x % s.P, cuda.blockIdx.y * high, cuda.blockIdx.z * wide
+        total, values = cuda.local.array(shape, real), cuda.local.array(run, real)
+        for i in range(shape[0]):
+            for j in range(shape[1]):
                 total[i, j] = real(0.0)
-        for m0 in range(head, last, depth):
-            m = m0 + row * numbers
-            for j in range(edge):
-                k, n = k0 + column + side * j, n0 + column + side * j
-                x = A[m, k] if m < last and k < K else real(0.0)
-                put(left, row, column + side * j, x, A[m + 1, k] if numbers == 2 and m + 1 < last and k < K else real(0.0))
-                x = B[m, first + n] if m < last and n < N else real(0.0)
-                put(right, row, column + side * j, x, B[m + 1, first + n] if numbers == 2 and m + 1 < last and n < N else real(0.0))
-            cuda.syncthreads()
-            accumulate(left, right, lines(last - m0), total)
-            cuda.syncthreads()
-        for i in range(I):
-            for j in range(J):
-                r, s = place(i, j)
-                k, n = k0 + r, n0 + s
-                if k < K and n < N:
-                    parts[e, p, at + k * width + n] = total[i, j]
+        head, last = s.begin + p * s.size, s.begin + (p + 1) * s.size
+        head, last = head if head > 0 else 0, last if last < s.M else s.M
+        left = Factor(a, ((e if s.members > 1 else 0) * s.M + head) * s.K + k0, 1, s.K, s.K - k0, last - head)
+        right = Factor(b, (e * s.M + head) * s.width + s.first + n0, 1, s.width, s.N - n0, last - head)
+        turned(left, right, total)
+        for i in range(shape[0]):
+            for j in range(0, shape[1], run):
+                row, column = place(i, j)
+                k, n = k0 + row, n0 + column
+                for v in range(run):
+                    values[v] = total[i, j + v]
+                whole = (s.N % run == 0) & (s.W % run == 0) & (s.at % run == 0) & (s.step % run == 0)
+                leave(parts, (e * s.P + p) * s.W + s.at + k * s.step + n, values, s.N - n if k < s.K else 0, whole)
 
-    return Products(product, transposed, square)
+    return Products(product, transposed, high, wide)
+
+
+def _products(dtype, precision: str, M: int, N: int, count: int) -> Products:
+    """The kernels whose rectangles take the least time for `count` products (M, N): what a thread reads, and multiplies, for a k."""
+
+    def time(shares):
+        rows, columns = shares
+        blocks = count * -(-M // (SIDE * rows)) * -(-N // (SIDE * columns))
+        return max(blocks / BLOCKS, 1) * (rows * columns + rows + columns)
+
+    return make_products(dtype, precision, SIDE, *min(_shares(dtype), key=time))
+
+
+def _shares(dtype) -> Iterable[tuple[int, int]]:
+    return itertools.product(SHARES[dtype.itemsize], repeat=2)
 
 
 @cache
@@ -256,11 +183,26 @@ def make_sums(dtype) -> Sums:
 
 
 def product(a, first: int, b, start, c, begin: int, end: int, precision: str = "exact") -> None:
-    """Fill c (E, M, N), see the kernel."""
-    (E, M, N), kernels = c.shape, make_products(c.dtype, precision, SIDE, EDGE)
+    """Fill c, a new array (E, M, N), see the kernel. a (E or 1, M, >= first + K), b (E, K, end - begin), start (E, N)."""
+    E, M, _ = c.shape
     if c.size:
-        blocks = (E * -(-M // kernels.square), -(-N // kernels.square))
-        target.launch(kernels.product, blocks, SIDE * SIDE, 0, a, first, b, start, c, begin, end)
+        _fill(_products(c.dtype, precision, M, end - begin, E), a, first, b, start, c, begin, end)
+
+
+def _fill(kernels: Products, a, first: int, b, start, c, begin: int, end: int) -> None:
+    (E, M, N), n = c.shape, end - begin
+    blocks = -(-M // kernels.high), -(-n // kernels.wide) + -(-(N - n) // kernels.wide), E
+    sizes = Sizes(len(a), M, a.shape[2], first, b.shape[1], begin, n, N)
+    target.launch_flat(kernels.product, blocks, SIDE * SIDE, 0, a, b, start, c, sizes)
+
+
+def run_each(dtype, precision: str, zeros) -> None:
+    """Launch each kernel of products once, so that it is compiled, whatever the sizes that it will be chosen for."""
+    one, rows = zeros((1, 1, 1), dtype), Parts()
+    for shares in _shares(dtype):
+        kernels = make_products(dtype, precision, SIDE, *shares)
+        _fill(kernels, one, 0, one, one.reshape(1, 1), zeros((1, 1, 1), dtype), 0, 1)
+        _sum(kernels, Term(one, one, 0, 0, 1, 1), zeros((1, 1, 1), dtype), 0, rows)
 
 
 class Parts(NamedTuple):
@@ -295,18 +237,24 @@ class Term(NamedTuple):
 
 def add_terms(terms: list[Term], total, empty, rows: Parts, precision: str = "exact") -> None:
     """total (E, W) += all terms, of as many rows each, which together fill it; `empty` makes arrays."""
-    (E, W), dtype = total.shape, total.dtype
-    square, (columns, add_parts) = SIDE * EDGE, make_sums(dtype)
+    (E, W), dtype, (columns, add_parts) = total.shape, total.dtype, make_sums(total.dtype)
     for begin, count in rows.groups(terms[0].b.shape[1], E * W * dtype.itemsize) if total.size else ():
         parts = empty((E, count, W), dtype)
-        for a, b, at, first, N, width in terms:
-            if a is None:
-                blocks = E * count, -(-b.shape[2] // ELEMENTS)
-                target.launch(columns, blocks, ELEMENTS, 0, b, begin, rows.size, at, parts)
+        for term in terms:
+            if term.a is None:
+                blocks = E * count, -(-term.b.shape[2] // ELEMENTS)
+                target.launch(columns, blocks, ELEMENTS, 0, term.b, begin, rows.size, term.at, parts)
             else:
-                blocks, kernels = (E * count, -(-a.shape[2] // square), -(-N // square)), make_products(dtype, precision, SIDE, EDGE)
-                target.launch(kernels.transposed, blocks, SIDE * SIDE, 0, a, b, first, begin, rows.size, N, at, width, parts)
+                _sum(_products(dtype, precision, term.a.shape[2], term.N, E * count), term, parts, begin, rows)
         target.launch(add_parts, E * -(-W // ELEMENTS), ELEMENTS, 0, parts, total)
+
+
+def _sum(kernels: Products, term: Term, parts, begin: int, rows: Parts) -> None:
+    """One term of all parts."""
+    (E, P, W), (members, M, K) = parts.shape, term.a.shape
+    blocks = E * P, -(-K // kernels.high), -(-term.N // kernels.wide)
+    sizes = SumSizes(members, M, K, term.b.shape[2], term.first, term.N, begin, rows.size, P, W, term.at, term.width)
+    target.launch_flat(kernels.transposed, blocks, SIDE * SIDE, 0, term.a, term.b, parts, sizes)
 
 
 def add_transposed(a, b, first: int, total, empty, rows: Parts, precision: str = "exact") -> None:

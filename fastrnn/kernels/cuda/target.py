@@ -85,8 +85,7 @@ def _launch(kernel: Kernel, blocks, threads: int, shared: int, arguments: tuple,
         return
     ready.parameters.fill(numbers)
     x, y, z = (*grid, 1, 1)[:3]
-    stream = cupy.cuda.get_current_stream().ptr
-    cupy.cuda.driver.launchKernel(ready.function, x, y, z, threads, 1, 1, shared, stream, ready.parameters.address, 0)
+    cupy.cuda.driver.launchKernel(ready.function, x, y, z, threads, 1, 1, shared, stream(), ready.parameters.address, 0)
 
 
 def _function(kernel: Kernel, arguments: tuple):
@@ -102,6 +101,11 @@ def _function(kernel: Kernel, arguments: tuple):
 def arrays():
     """The module of arrays on the GPU."""
     return import_module("cupy")
+
+
+def stream() -> int:
+    """The current stream, as the driver knows it."""
+    return arrays().cuda.get_current_stream().ptr
 
 
 def capability() -> tuple[int, int]:
