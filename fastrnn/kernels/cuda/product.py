@@ -238,7 +238,8 @@ class Term(NamedTuple):
 def add_terms(terms: list[Term], total, empty, rows: Parts, precision: str = "exact") -> None:
     """total (E, W) += all terms, of as many rows each, which together fill it; `empty` makes arrays."""
     (E, W), dtype, (columns, add_parts) = total.shape, total.dtype, make_sums(total.dtype)
-    for begin, count in rows.groups(terms[0].b.shape[1], E * W * dtype.itemsize) if total.size else ():
+    M = terms[0].b.shape[1]
+    for begin, count in rows.groups(M, E * W * dtype.itemsize) if M and total.size else ():
         parts = empty((E, count, W), dtype)
         for term in terms:
             if term.a is None:
