@@ -145,7 +145,7 @@ def make_chains(shape: Chains, operands: int, places: int) -> Product:
             put(memory, u((turn & places - 1) * words + (slot * K + place.unit) * rows + place.row), x, doors, turn)
 
     @pointwise
-    def begin(acc, start, first, place):
+    def begin(acc, start, first):
         for r in range(rows):
             acc[r, 0] = real(0.0)
 

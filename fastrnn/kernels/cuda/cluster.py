@@ -70,12 +70,15 @@ def expect(typing_context, doors, door, size):
 
 @intrinsic
 def is_open(typing_context, doors, door, odd):
-    """Whether doors[door] has been opened for the first time, the third, ..., or if `odd` is 1 for the second, the fourth, ..."""
+    """Whether doors[door] has been opened for the first time, the third, ..., or if `odd` is 1 for the second, the fourth, ...
+
+    Then what was sent there is seen. A wait that acquires by itself sees what was written to memory, too, and empties the cache for that.
+    """
 
     def codegen(context, builder, signature, args):
         there = IN_SHARED.format("$1", "s")
-        wait = "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [s], $2; selp.u32 $0, 1, 0, p;"
-        text = f"{{ .reg .u64 a; .reg .u32 s; .reg .pred p; {there} {wait} }}"
+        wait = "mbarrier.try_wait.parity.relaxed.cluster.shared::cta.b64 p, [s], $2; selp.u32 $0, 1, 0, p;"
+        text = f"{{ .reg .u64 a; .reg .u32 s; .reg .pred p; {there} {wait} fence.acquire.sync_restrict::shared::cluster.cluster; }}"
         operands = [address(context, builder, signature.args[0], *args[:2]), args[2]]
         found = assembly(builder, HALF, operands, text, "=r,l,r,~{memory}", side_effect=True)
         return builder.icmp_unsigned("!=", found, HALF(0))

@@ -4,7 +4,7 @@ A block takes some rows of a member. The product is transposed, a tile of weight
 a tile of TILE units is the business of `splits` warps, each of which has a part of k. For each of them there are two rows, so that of
 every split's tile a lane has the sums of two units of two rows, four lanes have the same ones (of one warp, as there are more columns than
 rows, or of several), and each takes one of the four through the pointwise step: its sums and states never leave its registers, and as many
-warps as there are share what most instructions are for. The parts of k are added in order, through shared memory.
+warps as there are share what most instructions are for. The parts of k are added in pairs, through shared memory.
 
 Operands go through shared memory in words, (parts, slots, rows, stride); a stride of half a line more than a multiple of two lines keeps
 rows apart in the banks. A lane reads two neighbouring words at once, which so are t and t + 4 of a line for the hardware.
@@ -155,11 +155,11 @@ def make_product(shape: Shape, operands: int, places: int) -> Product:
                 put(memory, u(row + place.unit // 2), word(0, x, other), doors, turn)
 
     @pointwise
-    def begin(acc, start, first, place):
-        """acc (slots, 4): of a lane's unit, start[first : first + slots] (., 1)."""
+    def begin(acc, start, first):
+        """acc (slots, 4): start[first : first + slots] (., 1) where they need no other part of k."""
         for s in range(R):
             for c in range(4):
-                acc[s, c] = start[first + s, 0] if splits == 1 or c == place.own else float32(0.0)  # with one part, the others are no one's
+                acc[s, c] = start[first + s, 0] if splits == 1 else float32(0.0)  # of which one is a lane's own
 
     @pointwise
     def add(acc, s, w, i, b):
@@ -199,38 +199,44 @@ def make_product(shape: Shape, operands: int, places: int) -> Product:
                 acc[0, c] += acc[s, c]
 
     @pointwise
-    def one_of(acc, v, own):
-        """acc[v, own], in registers."""
-        low, high = acc[v, 1] if own % 2 else acc[v, 0], acc[v, 3] if own % 2 else acc[v, 2]
-        return high if own >= 2 else low
+    def one_of(acc, v, own, mask):
+        """acc[v, own ^ mask], in registers."""
+        odd, other = mask & 1, mask & 2
+        low, high = acc[v, 1 - odd] if own & 1 else acc[v, odd], acc[v, 3 - odd] if own & 1 else acc[v, 2 + odd]
+        return (low if other else high) if own & 2 else (high if other else low)
 
     @pointwise
-    def letter(place, receiver, sender, v):
-        """Where in the exchange a lane's sum v lies."""
-        other = sender if sender < receiver else sender - 1
-        return (((place.tile % tiles_a_block * splits + receiver) * (splits - 1) + other) * sums + v) * WARP + place.lane
+    def letter(place, receiver, distance, v):
+        """Where in the exchange a lane's sum v lies, from the part at this distance."""
+        return (((place.tile % tiles_a_block * splits + receiver) * (splits - 1) + distance - 1) * sums + v) * WARP + place.lane
+
+    @pointwise
+    def send(acc, memory, place):
+        for distance in range(1, splits):
+            other = place.split ^ distance
+            for v in range(sums):  # for the same lane of another part
+                memory[u(exchange + letter(place, other, distance, v))] = as_word(one_of(acc, v, place.own, 2 if splits == 2 else distance))
+
+    @pointwise
+    def received(memory, place, distance, v):
+        return as_number(memory[u(exchange + letter(place, place.split, distance, v))])
 
     @pointwise
     def collect(total, first, acc, memory, place):
-        """total[first : first + sums] (., 1): a lane's sums, of all parts of k; all come here, where there are several."""
-        if splits == 1:
-            for v in range(sums):
-                total[first + v, 0] = one_of(acc, v, place.own)
-        else:
-            for other in range(splits):
-                if other != place.split:
-                    for v in range(sums):  # for the same lane of another part
-                        own = other * 2 + place.own % 2 if splits == 2 else other
-                        memory[u(exchange + letter(place, other, place.split, v))] = as_word(one_of(acc, v, own))
+        """total[first : first + sums] (., 1) with a lane's sums, of all parts of k; all come here, where there are several.
+
+        Neighbours are added, then neighbours of those: which of them is one's own makes no difference to a sum of two.
+        """
+        if splits > 1:
+            send(acc, memory, place)
             cuda.syncthreads()
-            for v in range(sums):
-                found, own = float32(0.0), one_of(acc, v, place.own)
-                for other in range(splits):
-                    there = own
-                    if other != place.split:
-                        there = as_number(memory[u(exchange + letter(place, place.split, other, v))])
-                    found = found + there if other > 0 else there
-                total[first + v, 0] = found
+        for v in range(sums):
+            found = one_of(acc, v, place.own, 0)
+            if splits > 1:
+                found += received(memory, place, 1, v)
+            if splits > 2:
+                found += received(memory, place, 2, v) + received(memory, place, 3, v)
+            total[first + v, 0] = found if splits == 1 else total[first + v, 0] + found
 
     return Product(int32, held * words, (R, 4), splits > 1, stand, clear, hold, give, wait, begin, multiply, collect)
 

@@ -52,7 +52,7 @@ class Product(NamedTuple):
     wait : callable
         ``wait(doors, turn)``: until all of operand `turn` has been given.
     begin : callable
-        ``begin(acc, start, first, place)``: empty sums, or those that begin with start[first:] (slots, 1) of the thread's unit.
+        ``begin(acc, start, first)``: empty sums, or those that begin with start[first:] (slots, 1) of the thread's unit.
     multiply : callable
         ``multiply(acc, w, weights, member, memory, turn, place)``: acc += the weights times operand `turn`.
     collect : callable

@@ -68,7 +68,7 @@ def make_resident_backward(cell, shape, places: int, registers: int):
             clip(da, whole, limit)
             for s in range(R):
                 give(s, da[first + s, 0], memory, doors, turn, place)
-            begin(acc, none, 0, place)
+            begin(acc, none, 0)
             wait(doors, turn)
             multiply(acc, w, weights, unit.member, memory, turn, place)
             hold_operand(unit, at, seen.old[0, 0] * share, run, back, moves)

@@ -48,7 +48,7 @@ def make_resident_forward(cell, shape, places: int, registers: int):
         at = before
         wait(doors, 0)
         for n in range(span.begin, end):
-            begin(acc, ahead, first, place)
+            begin(acc, ahead, first)
             multiply(acc, w, weights, unit.member, memory, turn, place)
             keep(unit, before, a, s, left, run, (n > span.begin) & (n <= own))
             for g in range(G):
