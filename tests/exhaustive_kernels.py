@@ -1,0 +1,97 @@
+"""Every time loop for the GPU, compiled and assembled: of each cell, dtype and precision, the sizes that are measured, and the largest of
+each plan.
+
+Not collected by pytest, which takes some of them; an hour for one cell on two cores: ``python tests/exhaustive_kernels.py [CELL ...]``.
+"""
+
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from variants import COMPILED, label
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+import gpu  # noqa: E402
+import test_cuda_compile as compiled  # noqa: E402
+
+from fastrnn.cells import build  # noqa: E402
+from fastrnn.kernels.cuda import loop, plan, target  # noqa: E402
+
+MOST = 1200  # units
+
+
+class Case(NamedTuple):
+    """A layer on devices of one kind."""
+
+    variant: tuple[str, dict]
+    dtype: str
+    precision: str
+    H: int
+    architecture: str
+
+    @property
+    def title(self) -> str:
+        return f"{label(self.variant)} of {self.H} units, {self.precision} {self.dtype}, {self.architecture}"
+
+
+def cases(names: list[str]) -> Iterator[Case]:
+    for variant in COMPILED:
+        if names and variant[0] not in names:
+            continue
+        for dtype, precision in (("float32", "exact"), ("float64", "exact"), *(("float32", name) for name in compiled.TENSOR)):
+            for architecture in compiled.ARCHITECTURES:
+                target.capability = lambda architecture=architecture: compiled.ARCHITECTURES[architecture]
+                for H in sizes(build(variant[0], **variant[1]), np.dtype(dtype), precision):
+                    yield Case(variant, dtype, precision, H, architecture)
+
+
+def sizes(cell, dtype, precision: str) -> list[int]:
+    """Those measured, and the largest of each plan: as many blocks, parts of k, and weights in registers."""
+    largest, possible = {}, []
+    for H in range(1, MOST):
+        try:
+            own = plan.plan(cell, H, dtype, precision)
+        except ValueError:
+            break
+        possible.append(H)
+        largest[own.blocks, own.rows, own.threads // 64] = H
+    return sorted({*largest.values(), *gpu.UNITS} & set(possible))
+
+
+def check(case: Case) -> str:
+    """What is wrong, if anything."""
+    target.capability, cell, dtype = (
+        lambda: compiled.ARCHITECTURES[case.architecture],
+        build(case.variant[0], **case.variant[1]),
+        np.dtype(case.dtype),
+    )
+    own, words = plan.plan(cell, case.H, dtype, case.precision), None if case.precision == "exact" else np.empty(0, np.int32)
+    with tempfile.TemporaryDirectory() as folder:
+        for way, ptx in zip(("forward", "backward"), compiled.ptx_of_loops(own.forward.kernel(), own.backward.kernel(), dtype, words)):
+            found = compiled.assembled(ptx, case.architecture, Path(folder))
+            if found["local"] or found["registers"] > loop.registers_of(own.threads) or (case.dtype == "float32" and ".f64" in ptx):
+                return f"{way}: {found}, of {loop.registers_of(own.threads)} registers"
+    return ""
+
+
+def main(*names: str) -> int:
+    every, begin, failed = list(cases(list(names))), time.monotonic(), 0
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        running = {pool.submit(check, case): case for case in every}
+        for k, job in enumerate(as_completed(running), 1):
+            wrong, left = job.result(), (time.monotonic() - begin) / k * (len(every) - k)
+            failed += bool(wrong)
+            print(f"[{k}/{len(every)}, {left / 60:.0f} min left] {running[job].title}: {wrong or 'ok'}", flush=True)
+    print(f"{len(every)} layers, {failed} failed")
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
