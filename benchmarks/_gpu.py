@@ -25,7 +25,7 @@ BATCHES, STEPS = (1, 8, 64, 256), 512
 TOLERANCES = {"float32": 2e-5, "float64": 1e-12, "split": 2e-5, "tf32": 1e-2, "bf16": 1e-1}  # of what is largest in an array
 PRECISIONS = ("exact", "split", "tf32", "bf16")
 REPEATS = 10
-TRAINED, SYMBOLS = ("model", "ensemble", "forced", "generated"), 20
+TRAINED, SYMBOLS = ("model", "ensemble", "forced", "labelled", "generated"), 20
 UNITS, LENGTH, ROWS, UPDATES = 64, 100, 16, 4  # of the ensembles
 
 faults = []  # of fastrnn's
@@ -67,19 +67,21 @@ def training(case: dict):
     yield {"error": error, "right": error <= TOLERANCES["float64"]}
 
 
-def model(device: str, dtype: str, hidden: int) -> fr.Model:
+def model(device: str, dtype: str, hidden: int, loss: fr.losses.Loss | None = None) -> fr.Model:
     options = {"device": device, "dtype": dtype}
     layers = fr.Embedding(SYMBOLS, 16, **options), fr.GRU(16, hidden, **options), fr.Linear(hidden, SYMBOLS, **options)
-    return fr.Model(*layers, loss=fr.CrossEntropy(), readout="every")
+    return fr.Model(*layers, loss=loss or fr.CrossEntropy(), readout="every")
 
 
 def trained(kind: str, T: int = 30, B: int = 8, hidden: int = 24) -> float:
     """The largest difference of any parameter, or logit, between the devices, by the largest of all."""
     rng, found = np.random.default_rng(), []
     (x, target), lengths = rng.integers(0, SYMBOLS, (2, T, B)), rng.integers(1, T + 1, B)
+    if kind == "labelled":
+        target = 1 + target[: T // 2].T % (SYMBOLS - 1)  # 0 is the blank
     forcing = fr.ScheduledSampling(0.5, feed="probabilities") if kind == "forced" else None
     for device in ("cpu", "cuda"):
-        own = model(device, "float64", hidden)
+        own = model(device, "float64", hidden, fr.CTC(infeasible="zero") if kind == "labelled" else None)
         if kind == "ensemble":
             own = fr.Ensemble(own, members=5)
         if kind == "generated":

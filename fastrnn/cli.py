@@ -165,6 +165,7 @@ def _gpu_jobs(cells: list[str], dtype: str, units: list[int], precisions: list[s
         yield f"products, {precision} {dtype}", lambda precision=precision: _run_products(dtype, precision)
     for loss in (losses.CrossEntropy(), losses.BinaryCrossEntropy(), losses.MeanSquaredError()):
         yield f"{type(loss).__name__} {dtype}", lambda loss=loss: _run_loss(loss, dtype, _device.device("cuda"))
+    yield f"CTC {dtype}", lambda: _run_ctc(dtype, _device.device("cuda"))
     for rule in (optimizers.SGD(0.1), optimizers.RMSprop(), optimizers.Adam(clip_norm=1.0)):
         yield f"a model, {type(rule).__name__} {dtype}", lambda rule=rule: _run_model(rule, **options)
 
@@ -217,8 +218,8 @@ def _run_loss(loss: losses.Loss, dtype: str, device: _device.Device = _device.CP
     loss.value_and_gradient(device.put(np.zeros((1, 2), dtype)), target)
 
 
-def _run_ctc(dtype: str) -> None:
-    loss, logits, target = ctc.CTC(), np.zeros((1, 1, 2), dtype), np.ones((1, 1), np.int64)
+def _run_ctc(dtype: str, device: _device.Device = _device.CPU) -> None:
+    loss, logits, target = ctc.CTC(), device.put(np.zeros((1, 1, 2), dtype)), np.ones((1, 1), np.int64)
     loss.value_and_gradient(logits, target)
     loss.metrics(logits, target)
     ctc.beam_search(logits)

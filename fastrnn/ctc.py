@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from . import _check, _device, _threads, losses
-from .kernels.cpu.ctc import Labellings, ctc, scratch
+from .kernels._ctc import Labellings
+from .kernels.cpu.ctc import ctc, scratch
 from .kernels.cpu.ctc_decoding import beam_search as _beam_search
 from .kernels.cpu.ctc_decoding import edit_distance as _edit_distance
 from .kernels.cpu.ctc_decoding import search_scratch
@@ -81,6 +82,11 @@ class CTC(losses.Loss):
 
     def _checked(self, prediction, target, lengths, weights):
         prediction = losses.checked_prediction(prediction)
+        labellings, weights = self._labellings(prediction, target, lengths, weights)
+        return prediction, labellings, weights
+
+    def _labellings(self, prediction, target, lengths, weights) -> tuple[Labellings, np.ndarray]:
+        """What is to be found in `prediction`, on any device, of which only the shape is looked at; and the weights (B,)."""
         if prediction.ndim != 3:
             raise ValueError(f'prediction: shape (T, B, O) is required, as with readout="every"; got {prediction.shape}')
         T, B, O = prediction.shape
@@ -89,7 +95,7 @@ class CTC(losses.Loss):
         steps = _check.lengths(_device.host(lengths), T, B)
         labels = self._target(prediction, _device.host(target), weights)
         counts = np.where(weights > 0, (np.cumsum(labels == PADDING, axis=1) == 0).sum(axis=1), 0)
-        return prediction, Labellings(labels, counts, steps), weights
+        return Labellings(labels, counts, steps), weights
 
     def _target(self, prediction, target, weights):
         _, B, O = prediction.shape
@@ -109,14 +115,34 @@ class CTC(losses.Loss):
     def _mean(self, prediction, target, weights, total, gradient):
         B, O = len(target.labels), prediction.shape[1]
         prediction, gradient = prediction.reshape(-1, B, O), gradient.reshape(-1, B, O)
-        if self.infeasible == "error":
-            _check_feasible(target, weights)
+        self._require_feasible(target, weights)
         values, scale = np.zeros(B), weights / total
 
         def work(threads):
             return scratch(threads, target.steps.max(initial=0), target.counts.max(initial=0), O)
 
         _run(ctc, target.steps * (2 * target.counts + O), work, prediction, target, self.blank, scale, values, gradient)
+        return self._mean_of(values, weights, total)
+
+    def _has_kernel(self):
+        return type(self) is CTC
+
+    def _value_elsewhere(self, prediction, target, lengths, weights):
+        from .kernels.cuda.ctc import losses_and_gradient
+
+        device = _device.of(prediction)
+        labellings, weights = self._labellings(prediction, target, lengths, weights)
+        self._require_feasible(labellings, weights)
+        total = float(weights.sum())
+        values, gradient = losses_and_gradient(device, prediction, labellings, self.blank, weights / total if total else weights)
+        return float(self._mean_of(values, weights, total)) if total else 0.0, gradient, total
+
+    def _require_feasible(self, target: Labellings, weights) -> None:
+        if self.infeasible == "error":
+            _check_feasible(target, weights)
+
+    def _mean_of(self, values: np.ndarray, weights, total: float):
+        """Of all sequences, from their own (B,)."""
         impossible = np.isinf(values)
         if self.infeasible == "error" and impossible.any():
             raise ValueError(
@@ -238,10 +264,10 @@ def edit_distance(a, b) -> int:
 
 def _checked(logits, lengths, blank: int) -> tuple[np.ndarray, np.ndarray]:
     """float64 logits (T, B, O) and lengths; every valid step has a largest logit."""
-    logits = _check.array("logits", logits, ("T", "B", "O"), "float64", meaning="(steps, batch, outputs)")
+    logits = _check.array("logits", _device.host(logits), ("T", "B", "O"), "float64", meaning="(steps, batch, outputs)")
     T, B, O = logits.shape
     _check_blank(_check.integer("blank", blank, minimum=0), O)
-    lengths = _check.lengths(lengths, T, B)
+    lengths = _check.lengths(_device.host(lengths), T, B)
     lost = ~np.isfinite(logits.max(axis=2)) & (np.arange(T)[:, None] < lengths)
     if lost.any():
         t, b = np.argwhere(lost)[0]

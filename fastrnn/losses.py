@@ -66,10 +66,7 @@ class Loss(ABC):
             value, gradient, weight = self.value_and_gradient(_device.host(prediction), target, lengths, weights)
             return value, device.put(gradient), weight
         if device.name != "cpu":
-            prediction = device.here(prediction)
-            weights = row_weights(prediction.shape[:-1], _device.host(lengths), _device.host(weights))
-            values, gradient, totals = self._elsewhere(prediction, target, weights[None])
-            return float(values[0]), gradient, float(totals[0])
+            return self._value_elsewhere(device.here(prediction), target, lengths, weights)
         prediction, target, weights = self._checked(prediction, target, lengths, weights)
         gradient, total = np.zeros_like(prediction), float(weights.sum())
         value = self._mean(_rows(prediction), target, weights, total, _rows(gradient)) if total else 0.0
@@ -104,8 +101,14 @@ class Loss(ABC):
         return values, gradient, totals
 
     def _has_kernel(self) -> bool:
-        """Whether other devices can compute it; the host does where they cannot: a loss of one's own, or CTC."""
+        """Whether other devices can compute it; the host does where they cannot: a loss of one's own."""
         return type(self) in KERNELS
+
+    def _value_elsewhere(self, prediction, target, lengths, weights):
+        """`value_and_gradient` on the device of `prediction`."""
+        weights = row_weights(prediction.shape[:-1], _device.host(lengths), _device.host(weights))
+        values, gradient, totals = self._elsewhere(prediction, target, weights[None])
+        return float(values[0]), gradient, float(totals[0])
 
     def _elsewhere(self, prediction, target, counts: np.ndarray):
         """`of_members` on the device of `prediction` (E, ..., O), or of one model; counts (E, N) of the host."""

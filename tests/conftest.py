@@ -9,7 +9,7 @@ import pytest
 
 import fastrnn as fr
 from fastrnn import _threads
-from fastrnn.kernels.cuda import compiler, losses, packing, plan, product, target, updates
+from fastrnn.kernels.cuda import compiler, ctc, losses, packing, plan, product, target, updates
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -41,7 +41,7 @@ def gpu(monkeypatch):
     monkeypatch.setattr(target, "kept_memory", lambda: 0)
     monkeypatch.setattr(product, "SIDE", 4)  # small rectangles and blocks, for small matrices
     monkeypatch.setattr(product, "SHARES", {4: (2,), 8: (2,)})
-    for module in (losses, packing, updates):
+    for module in (ctc, losses, packing, updates):
         monkeypatch.setattr(module, "THREADS", 8)
     monkeypatch.setattr(plan, "_plan", plan._plan.__wrapped__)  # tests change what a plan is made from
     return settings.update

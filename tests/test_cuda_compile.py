@@ -16,7 +16,7 @@ from fastrnn._math import ACTIVATIONS
 from fastrnn.cells import build
 from fastrnn.kernels._feedback import Feedback
 from fastrnn.kernels._loop import Batch, Flow, Trace
-from fastrnn.kernels.cuda import backward, closed, compiler, forward, fragments, loop, losses, plan, product, target, units, updates
+from fastrnn.kernels.cuda import backward, closed, compiler, ctc, forward, fragments, loop, losses, plan, product, target, units, updates
 from fastrnn.kernels.cuda.loop import Back, Run, Span, Weights
 from fastrnn.kernels.cuda.packing import THREADS, make_move, make_turns
 
@@ -275,6 +275,16 @@ def test_losses(name, dtype, tmp_path):
     wanted = np.empty(0, np.int64) if name == "cross_entropy" else real
     for ptx in (ptx_of(losses.make_loss(name), two, wanted, flat, two, flat, real), ptx_of(losses.make_total(), real, flat)):
         assert_sound(ptx, dtype, losses.THREADS, tmp_path, single=False)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_ctc(dtype, tmp_path):
+    three, two, flat, whole = np.empty((0, 0, 0), dtype), np.empty((0, 0)), np.empty(0), np.empty(0, np.int64)
+    labellings, steps = ctc.Labellings(np.empty((0, 0), np.int64), whole, whole), ctc.Softmax(two, two)
+    cells = ctc.Cells(np.empty((0, 0, 0, 0)), np.empty((0, 0, 0, 0)), np.empty((0, 0, 0)))
+    assert_sound(ptx_of(ctc.softmax, three, labellings, flat, steps), dtype, ctc.THREADS, tmp_path, single=False)
+    text = ptx_of(ctc.ctc, 0, three, labellings, 0, flat, steps, cells, flat, three)
+    assert_sound(text, dtype, ctc.THREADS, tmp_path, single=False)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

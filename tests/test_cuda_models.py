@@ -283,7 +283,7 @@ def test_beam_search(kind, gpu):
     assert_alike(got.log_probabilities.astype(np.float32), want.log_probabilities.astype(np.float32))
 
 
-def test_ctc_is_computed_on_the_host(gpu):
+def test_a_model_with_ctc(gpu):
     (x, _, lengths), found = values("every"), []
     batch = x, [[1]] * B, lengths
     for device in ("cpu", "cuda"):
@@ -315,7 +315,7 @@ def test_warmup(precision, gpu, capsys, monkeypatch):
     monkeypatch.setattr(product, "SIDE", 8)
     assert cli.main(["warmup", "--device", "cuda", "--cells", "gru", "--units", "3", "--precisions", precision]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith(f"[1/8] gru of 3 units, {precision} float32 ... ") and lines[-1].startswith("ready in ")
+    assert lines[0].startswith(f"[1/9] gru of 3 units, {precision} float32 ... ") and lines[-1].startswith("ready in ")
 
 
 def test_warmup_of_what_has_no_room(gpu, capsys):
@@ -337,7 +337,7 @@ def test_an_optimizer_of_ones_own_is_refused(gpu):
         fr.fit(last("cuda"), values("last"), epochs=1, optimizer=Own(0.1))
 
 
-@pytest.mark.parametrize("kind", ["model", "ensemble", "forced"])
+@pytest.mark.parametrize("kind", ["model", "ensemble", "forced", "labelled"])
 def test_what_make_gpu_compares_is_the_same_here(kind, gpu, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     module = importlib.import_module("_gpu")

@@ -12,8 +12,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, overload
 
-from ..._jit import INLINE
-from ..._math import _reduced
+from .._jit import INLINE
+from .._math import _reduced
 
 ABSENT = -(2.0**60)  # the exponent zero begins with
 ZERO = -(2.0**55)  # a million factors of exp(SMALLEST) stay above it

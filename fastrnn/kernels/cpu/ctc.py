@@ -2,7 +2,7 @@
 
 The cells of a labelling of S labels stand in two rows: blanks 0 ... S, and labels 1 ... S with an absent one at either end, so
 that label j stands between blanks j - 1 and j. A step leads from a cell to itself, to the next one, and from a label to the next
-label where the two differ (Graves et al. 2006, equation 6). Probabilities are extended numbers (`extended.py`), not logarithms, and
+label where the two differ (Graves et al. 2006, equation 6). Probabilities are extended numbers (`_extended.py`), not logarithms, and
 a step's are exp(z - max z), not divided by their sum: that is made good by one logarithm a step, in the loss.
 
 A row of cells is (6, S + 2): mantissas and exponents of the blanks, of the labels, and of what the step gives to the labels' symbols
@@ -19,17 +19,8 @@ import numpy as np
 from ..._jit import loop
 from ..._math import exp
 from ..._team import parallel
-from .extended import ABSENT, ZERO, exp_parts, parts, power
-
-NORMALIZE = 16  # steps until mantissas are brought back to [1, 2); a step takes them by at most a factor of 5 from there
-
-
-class Labellings(NamedTuple):
-    """What is to be found in what: labels (B, S), counts (B,) of them valid, in steps (B,) of the logits; int64."""
-
-    labels: np.ndarray
-    counts: np.ndarray
-    steps: np.ndarray
+from .._ctc import NORMALIZE
+from .._extended import ABSENT, ZERO, exp_parts, parts, power
 
 
 class Scratch(NamedTuple):
