@@ -142,7 +142,7 @@ def make_chains(shape: Chains, operands: int, places: int) -> Product:
     @pointwise
     def give(slot, x, memory, doors, turn, place):
         if place.unit < H:
-            put(memory, u((turn & places - 1) * words + (slot * K + place.unit) * rows + place.row), x, doors, turn)
+            put(memory, u((turn & places - 1) * words + (slot * K + place.unit) * rows + place.row), x, doors, turn, 0)
 
     @pointwise
     def begin(acc, start, first):

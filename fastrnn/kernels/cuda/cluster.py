@@ -9,13 +9,22 @@ from llvmlite import ir
 from numba import cuda, int32
 
 from ..._jit import pointwise
-from .mma import HALF, address, assembly
+from .mma import HALF, assembly
 from .target import intrinsic, signature, types
 
 SIZES = (1, 2, 4, 8)  # of a cluster, as any device with clusters can have them
 CLUSTERS = (9, 0)  # the first compute capability with clusters
 DOORS = 2  # of a block: one for each of two operands that take turns, as the two places of those do
-IN_SHARED = "cvta.to.shared.u64 a, {}; cvt.u32.u64 {}, a;"  # from an address to one in shared memory
+def _in_shared(context, builder, array, value, place):
+    """The address in shared memory, of 32 bits, of place `place` of an array of this type."""
+    data = builder.ptrtoint(context.make_array(array)(context, builder, value).data, ir.IntType(64))
+    base = assembly(builder, HALF, [data], "{ .reg .u64 a; cvta.to.shared.u64 a, $1; cvt.u32.u64 $0, a; }", "=r,l")
+    return builder.add(base, builder.mul(builder.trunc(place, HALF), HALF(array.dtype.bitwidth // 8)))
+
+
+def _elsewhere(builder, address, rank):
+    """The same place in block `rank` of the cluster."""
+    return assembly(builder, HALF, [address, rank], "mapa.shared::cluster.u32 $0, $1, $2;", "=r,r,r")
 
 
 def _nothing(context, builder, operands, text: str, constraints: str, attributes=()):
@@ -49,9 +58,8 @@ def make_door(typing_context, doors, door):
     """Make doors[door] one that is opened by one `expect` and by what it expects."""
 
     def codegen(context, builder, signature, args):
-        there = IN_SHARED.format("$0", "s")
-        text = f"{{ .reg .u64 a; .reg .u32 s; {there} mbarrier.init.shared::cta.b64 [s], 1; fence.mbarrier_init.release.cluster; }}"
-        return _nothing(context, builder, [address(context, builder, signature.args[0], *args)], text, "l,")
+        text = "mbarrier.init.shared::cta.b64 [$0], 1; fence.mbarrier_init.release.cluster;"
+        return _nothing(context, builder, [_in_shared(context, builder, signature.args[0], *args)], text, "r,")
 
     return signature(types.void, doors, types.uint64), codegen
 
@@ -61,9 +69,8 @@ def expect(typing_context, doors, door, size):
     """Let so many bytes open doors[door]."""
 
     def codegen(context, builder, signature, args):
-        there = IN_SHARED.format("$0", "s")
-        text = f"{{ .reg .u64 a; .reg .u32 s; .reg .b64 n; {there} mbarrier.arrive.expect_tx.shared::cta.b64 n, [s], $1; }}"
-        return _nothing(context, builder, [address(context, builder, signature.args[0], *args[:2]), args[2]], text, "l,r,")
+        text = "{ .reg .b64 n; mbarrier.arrive.expect_tx.shared::cta.b64 n, [$0], $1; }"
+        return _nothing(context, builder, [_in_shared(context, builder, signature.args[0], *args[:2]), args[2]], text, "r,r,")
 
     return signature(types.void, doors, types.uint64, types.int32), codegen
 
@@ -76,11 +83,10 @@ def is_open(typing_context, doors, door, odd):
     """
 
     def codegen(context, builder, signature, args):
-        there = IN_SHARED.format("$1", "s")
-        wait = "mbarrier.try_wait.parity.relaxed.cluster.shared::cta.b64 p, [s], $2; selp.u32 $0, 1, 0, p;"
-        text = f"{{ .reg .u64 a; .reg .u32 s; .reg .pred p; {there} {wait} fence.acquire.sync_restrict::shared::cluster.cluster; }}"
-        operands = [address(context, builder, signature.args[0], *args[:2]), args[2]]
-        found = assembly(builder, HALF, operands, text, "=r,l,r,~{memory}", side_effect=True)
+        wait = "mbarrier.try_wait.parity.relaxed.cluster.shared::cta.b64 p, [$1], $2; selp.u32 $0, 1, 0, p;"
+        text = f"{{ .reg .pred p; {wait} fence.acquire.sync_restrict::shared::cluster.cluster; }}"
+        operands = [_in_shared(context, builder, signature.args[0], *args[:2]), args[2]]
+        found = assembly(builder, HALF, operands, text, "=r,r,r,~{memory}", side_effect=True)
         return builder.icmp_unsigned("!=", found, HALF(0))
 
     return signature(types.boolean, doors, types.uint64, types.int32), codegen
@@ -92,12 +98,10 @@ def send(typing_context, array, place, rank, value, doors, door):
 
     def codegen(context, builder, signature, args):
         kind, bits = {types.int32: ("r", "b32"), types.float32: ("f", "f32"), types.float64: ("d", "f64")}[array.dtype]
-        there = f"{IN_SHARED.format('$0', 's')} {IN_SHARED.format('$3', 'm')}"
-        there += " mapa.shared::cluster.u32 s, s, $1; mapa.shared::cluster.u32 m, m, $1;"
-        store = f"st.async.shared::cluster.mbarrier::complete_tx::bytes.{bits} [s], $2, [m];"
-        operands = [address(context, builder, signature.args[0], *args[:2]), *args[2:4]]
-        operands.append(address(context, builder, signature.args[4], *args[4:]))
-        return _nothing(context, builder, operands, f"{{ .reg .u64 a; .reg .u32 s, m; {there} {store} }}", f"l,r,{kind},l,")
+        there = _elsewhere(builder, _in_shared(context, builder, signature.args[0], *args[:2]), args[2])
+        at = _elsewhere(builder, _in_shared(context, builder, signature.args[4], *args[4:]), args[2])
+        text = f"st.async.shared::cluster.mbarrier::complete_tx::bytes.{bits} [$0], $1, [$2];"
+        return _nothing(context, builder, [there, args[3], at], text, f"r,{kind},r,")
 
     return signature(types.void, array, types.uint64, types.int32, array.dtype, doors, types.uint64), codegen
 
@@ -130,15 +134,19 @@ def make_waits(blocks: int, size: int):
     return begin, wait
 
 
-def make_put(blocks: int):
-    """``put(memory, at, value, doors, turn)``: into the shared memory of every block, as part of operand `turn`."""
+def make_put(blocks: int, several: int = 1):
+    """``put(memory, at, value, doors, turn, which)``: into the shared memory of every block, as part of operand `turn`.
+
+    `several` threads have the same to put: they share the blocks, of which the `which`-th takes its part; of one block the first has all.
+    """
+    own = blocks // several
 
     @pointwise
-    def put(memory, at, value, doors, turn):
+    def put(memory, at, value, doors, turn, which):
         if blocks > 1:
-            for block in range(blocks):
-                send(memory, at, int32(block), value, doors, turn & 1)
-        else:
+            for block in range(own):
+                send(memory, at, int32(which * own + block), value, doors, turn & 1)
+        elif which == 0:
             memory[at] = value
 
     return put
