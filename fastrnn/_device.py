@@ -1,5 +1,6 @@
 """Where a network's arrays are, and what makes them there. The device is chosen here and nowhere else."""
 
+import threading
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from . import _check, _memory
 DEVICES = ("cpu", "cuda")
 PRECISIONS = ("exact", "split", "tf32", "bf16")
 DLPACK_CUDA = 2  # kDLCUDA, the kind of device
+PER_THREAD = 2  # cudaStreamPerThread: a stream of its own in every thread
 
 
 class Device(NamedTuple):
@@ -53,13 +55,14 @@ class Device(NamedTuple):
         """An array from here as a NumPy array."""
         return array if self.name == "cpu" else array.get()
 
-    def stream(self) -> int:
-        """By which what is computed now is ordered; 0 on the host."""
+    def stream(self) -> tuple:
+        """What orders what is computed now; nothing on the host."""
         if self.name == "cpu":
-            return 0
+            return ()
         from .kernels.cuda import target
 
-        return target.stream()
+        found = target.stream()
+        return (found, threading.get_ident()) if found == PER_THREAD else (found,)
 
     def free(self) -> int:
         """Bytes that arrays can still take on a GPU."""
@@ -92,9 +95,12 @@ class Made:
     def __init__(self, device: Device):
         self._device, self._found = device, {}
 
+    def __reduce__(self):
+        return Made, (self._device,)  # a copy makes its own, on its own stream
+
     def once(self, key: tuple, make: Callable):
         """What `make` gives, which may depend on nothing but `key`, and what never changes in the one who asks."""
-        key = self._device.stream(), *key
+        key = *self._device.stream(), *key
         found = self._found.get(key)
         if found is None:
             if len(self._found) >= self.MOST:

@@ -161,7 +161,7 @@ def _gpu_jobs(cells: list[str], dtype: str, units: list[int], precisions: list[s
             for precision in precisions if dtype == "float32" else ["exact"]:
                 made = options | {"precision": precision}
                 yield f"{cell} of {H} units, {precision} {dtype}", lambda c=cell, h=H, made=made: _run_cell(c, units=h, **made)
-    for precision in precisions if dtype == "float32" else ["exact"]:
+    for precision in dict.fromkeys(["exact", *precisions]) if dtype == "float32" else ["exact"]:  # some are always exact
         yield f"products, {precision} {dtype}", lambda precision=precision: _run_products(dtype, precision)
     for loss in (losses.CrossEntropy(), losses.BinaryCrossEntropy(), losses.MeanSquaredError()):
         yield f"{type(loss).__name__} {dtype}", lambda loss=loss: _run_loss(loss, dtype, _device.device("cuda"))

@@ -30,7 +30,8 @@ class CTC(losses.Loss):
     `lengths` are those of the predictions, `weights` (B,), one a sequence, and the mean is over sequences. A sequence has no
     present to truncate from: with `Full` only.
 
-    A thread's working memory is 8 T (6 S + O) bytes, for one sequence at a time.
+    A thread's working memory is 8 T (6 S + O) bytes, for one sequence at a time; on a GPU it is 32 T S bytes for each of the sequences that
+    are computed at once, as many as take a quarter of a gigabyte.
 
     Finite for every labelling that has an alignment, at any logits up to 1e9 apart: what is less probable than exp(-2e9) within
     a step counts as impossible.

@@ -66,7 +66,7 @@ class Loss(ABC):
             value, gradient, weight = self.value_and_gradient(_device.host(prediction), target, lengths, weights)
             return value, device.put(gradient), weight
         if device.name != "cpu":
-            return self._value_elsewhere(device.here(prediction), target, lengths, weights)
+            return self._value_elsewhere(checked_prediction(prediction, device), target, lengths, weights)
         prediction, target, weights = self._checked(prediction, target, lengths, weights)
         gradient, total = np.zeros_like(prediction), float(weights.sum())
         value = self._mean(_rows(prediction), target, weights, total, _rows(gradient)) if total else 0.0
@@ -242,7 +242,7 @@ class MeanSquaredError(Loss):
 
 
 REGISTRY = {kind.__name__: kind for kind in (CrossEntropy, BinaryCrossEntropy, MeanSquaredError)}
-KERNELS = {*REGISTRY.values()}  # those that there are for other devices
+KERNELS = {*REGISTRY.values()}  # of rows, which there are for other devices
 
 
 def from_config(config: dict, kinds: dict[str, type[Loss]] = REGISTRY) -> Loss:
@@ -267,12 +267,13 @@ def _own(array: np.ndarray) -> np.ndarray:
     return np.require(array, requirements=["C", "A", "W"])
 
 
-def checked_prediction(value) -> np.ndarray:
-    """(B, O), (T, B, O) or (R, C, B, O), in float32 or float64."""
-    given = _array(_device.host(value))
+def checked_prediction(value, device: _device.Device = _device.CPU):
+    """(B, O), (T, B, O) or (R, C, B, O), in float32 or float64, on `device`."""
+    given = _array(_device.host(value)) if device is _device.CPU else device.here(value)
     dtype = given.dtype.name if given.dtype.name in _check.FLOATS else "float64"
     shape = ("R", "C", "B", "O") if given.ndim == 4 else ("T", "B", "O") if given.ndim == 3 else ("B", "O")
-    prediction = _own(_check.array("prediction", given, shape, dtype, meaning="or (T, B, O) or (R, C, B, O)"))
+    prediction = device.array("prediction", given, shape, dtype, meaning="or (T, B, O) or (R, C, B, O)")
+    prediction = _own(prediction) if device is _device.CPU else prediction
     if prediction.shape[-1] == 0:
         raise ValueError(f"prediction: at least one output is required; got shape {prediction.shape}")
     return prediction

@@ -26,6 +26,7 @@ def gpu(monkeypatch):
     settings = {"order": "fifo", "seed": 0}
 
     def launch(kernel, blocks, threads, shared, *arguments):
+        compiler.flat(arguments)  # which requires contiguous arrays, as a launch does
         gridsim.launch(kernel, blocks, threads, shared, *arguments, **settings)
 
     def launch_flat(kernel, blocks, threads, shared, *arguments):

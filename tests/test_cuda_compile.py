@@ -280,7 +280,7 @@ def test_losses(name, dtype, tmp_path):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_ctc(dtype, tmp_path):
     three, two, flat, whole = np.empty((0, 0, 0), dtype), np.empty((0, 0)), np.empty(0), np.empty(0, np.int64)
-    labellings, steps = ctc.Labellings(np.empty((0, 0), np.int64), whole, whole), ctc.Softmax(two, two)
+    labellings, steps = ctc.Labellings(np.empty((0, 0), np.int64), whole, whole), ctc.Softmax(two, two, two)
     cells = ctc.Cells(np.empty((0, 0, 0, 0)), np.empty((0, 0, 0, 0)), np.empty((0, 0, 0)))
     assert_sound(ptx_of(ctc.softmax, three, labellings, flat, steps), dtype, ctc.THREADS, tmp_path, single=False)
     text = ptx_of(ctc.ctc, 0, three, labellings, 0, flat, steps, cells, flat, three)

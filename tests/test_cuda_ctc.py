@@ -88,6 +88,20 @@ def test_impossible_labels_raise_as_on_the_cpu(gpu):
         assert said[0] == said[1]
 
 
+@pytest.mark.parametrize("loss", [fr.CTC(), fr.CrossEntropy()])
+def test_predictions_of_any_type_and_order(loss, gpu):
+    device, z = _device.device("cuda"), np.array([[[0, 3, 1]], [[2, 0, 1]]])
+    target = [[1]] if loss.per_sequence else [[1], [0]]
+    for dtype in ("int64", "int8", "float16"):
+        want, got = (loss.value_and_gradient(put(z.astype(dtype)), target) for put in (np.asarray, device.put))
+        assert got[1].dtype == want[1].dtype
+        assert_alike(got[1], want[1])
+    turned = device.put(np.ascontiguousarray(np.swapaxes(z, 0, 1)).astype("float64")).swapaxes(0, 1)
+    assert_alike(loss.value_and_gradient(turned, target)[1], want[1])
+    with pytest.raises(TypeError, match="prediction: real numbers are required; got dtype complex128"):
+        loss.value_and_gradient(device.put(z.astype(complex)), target)
+
+
 def test_decoding_takes_logits_from_there(gpu):
     z, put = np.nan_to_num(logits()), _device.device("cuda").put
     for want, got in zip(fr.ctc.greedy(z, LENGTHS), fr.ctc.greedy(put(z), put(LENGTHS)), strict=True):

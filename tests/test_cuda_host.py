@@ -1,5 +1,8 @@
 """What a call on a GPU asks of the host: few launches and operations, and nothing that is older than the parameters."""
 
+import copy
+import threading
+
 import numpy as np
 import pytest
 from device_arrays import SYNCHRONOUS, counted
@@ -173,6 +176,17 @@ def test_each_stream_has_what_it_needs_of_its_own(gpu, monkeypatch):
         _, _, tape = net.forward(np.zeros((1, 2, 2), np.float32))
         net.backward(tape, np.zeros((1, 2, 3), np.float32))
     assert len(seen[1]) == len(seen[2]) > 0 and not set(map(id, seen[1])) & set(map(id, seen[2]))
+
+
+def test_threads_whose_streams_have_one_name_and_copies_make_their_own(gpu, monkeypatch):
+    monkeypatch.setattr(target, "stream", lambda: _device.PER_THREAD)
+    made, found = Made(_device.device("cuda")), []
+    thread = threading.Thread(target=lambda: found.append(made.once(("a",), object)))
+    thread.start()
+    thread.join()
+    own = made.once(("a",), object)
+    assert own is made.once(("a",), object) is not found[0]
+    assert copy.deepcopy(made).once(("a",), object) is not own
 
 
 def test_plans_and_layouts_are_kept(monkeypatch):

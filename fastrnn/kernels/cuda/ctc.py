@@ -35,10 +35,11 @@ class Cells(NamedTuple):
 
 
 class Softmax(NamedTuple):
-    """The largest logit of each step, (T, B), and the sum of exp(z - that), float64."""
+    """The largest logit of each step, (T, B), the sum of exp(z - that), and its logarithm, float64."""
 
     top: np.ndarray
     total: np.ndarray
+    log: np.ndarray
 
 
 @pointwise
@@ -133,7 +134,7 @@ def softmax(logits, labellings, scale, found):
             top = np.float64(z[k]) if z[k] > top else top
         for k in range(O):
             total += exp(np.float64(z[k]) - top)
-        found.top[t, b], found.total[t, b] = top, total
+        found.top[t, b], found.total[t, b], found.log[t, b] = top, total, math.log(total)
 
 
 @kernel
@@ -163,7 +164,7 @@ def ctc(first, logits, labellings, blank, scale, steps, cells, losses, gradient)
     if thread == 0:
         logarithms = 0.0
         for t in range(T):
-            logarithms += math.log(steps.total[t, b])
+            logarithms += steps.log[t, b]
         none = n < ZERO and not math.isnan(logarithms)
         losses[b] = np.inf if none else logarithms - (math.log(m) + n * math.log(2.0))
     cuda.syncthreads()
@@ -182,14 +183,15 @@ def ctc(first, logits, labellings, blank, scale, steps, cells, losses, gradient)
 def losses_and_gradient(device, logits, labellings: Labellings, blank: int, scale: np.ndarray):
     """(losses (B,) of the host, gradient): as the CPU's kernel has them, 0 where that leaves them."""
     (T, B, _), put, empty = logits.shape, device.put, device.empty
-    gradient, losses, most = device.zeros(logits.shape, logits.dtype), device.zeros(B, np.float64), int(labellings.counts.max(initial=0))
     if not B:
-        return np.zeros(0), gradient
+        return np.zeros(0), device.zeros(logits.shape, logits.dtype)
+    most = int(labellings.counts.max(initial=0))
     numbers = (int(labellings.steps.max(initial=0)) + 1) * 4 * (most + 2)
     together = min(B, max(1, ROWS_BYTES // (8 * numbers)))
-    device.require_room(together * numbers, np.float64, "the alignments of CTC")
+    device.require_room(together * (numbers + 10 * (most + 2)) + 3 * T * B + logits.size, np.float64, "the alignments and gradients of CTC")
+    gradient, losses = device.zeros(logits.shape, logits.dtype), device.zeros(B, np.float64)
     given, counted = Labellings(*map(put, labellings)), put(scale)
-    steps = Softmax(empty((T, B), np.float64), empty((T, B), np.float64))
+    steps = Softmax(*(empty((T, B), np.float64) for _ in Softmax._fields))
     room = numbers // (4 * (most + 2)), 4, most + 2
     cells = Cells(*(empty((together, *shape), np.float64) for shape in (room, (2, 4, most + 2), (2, most + 1))))
     if T:

@@ -124,13 +124,13 @@ def make_products(dtype, precision: str, side: int, rows: int, columns: int) -> 
         left = Factor(a, ((e if s.members > 1 else 0) * s.M + head) * s.K + k0, 1, s.K, s.K - k0, last - head)
         right = Factor(b, (e * s.M + head) * s.width + s.first + n0, 1, s.width, s.N - n0, last - head)
         turned(left, right, total)
+        whole = (s.N % run == 0) & (s.W % run == 0) & (s.at % run == 0) & (s.step % run == 0)
         for i in range(shape[0]):
             for j in range(0, shape[1], run):
                 row, column = place(i, j)
                 k, n = k0 + row, n0 + column
                 for v in range(run):
                     values[v] = total[i, j + v]
-                whole = (s.N % run == 0) & (s.W % run == 0) & (s.at % run == 0) & (s.step % run == 0)
                 leave(parts, (e * s.P + p) * s.W + s.at + k * s.step + n, values, s.N - n if k < s.K else 0, whole)
 
     return Products(product, transposed, high, wide)

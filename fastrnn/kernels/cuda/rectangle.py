@@ -2,7 +2,8 @@
 
 A piece has LINE words along k, of all rows and columns of the rectangle. While one is multiplied the next one is read, into registers, from
 where it goes to the other of two places: a piece has one barrier. Each number has one order of its terms, k ascending, whatever the
-rectangle: exactly, a chain of fused multiply-adds as on the CPU, or on tensor cores LINE words at a time, see `mma`.
+rectangle: exactly, a chain of fused multiply-adds as on the CPU (but for -0, which becomes 0 where the last piece is filled up with zeros);
+or on tensor cores LINE words at a time, see `mma`.
 """
 
 from collections.abc import Callable
@@ -23,7 +24,7 @@ UNROLLED = 128  # multiply-adds of a loop: more of them would take more register
 
 
 class Factor(NamedTuple):
-    """A factor as a block sees it: number (i, k) is numbers[base + i across + k along] for i < high and k < depth, else 0; depth > 0."""
+    """A factor as a block sees it: number (i, k) is numbers[base + i across + k along] for i < high and k < depth, else 0."""
 
     numbers: np.ndarray
     base: int
@@ -202,26 +203,28 @@ def _nothing(memory, left, right, total):
     pass
 
 
-@pointwise
-def _leave_two(array, at, values, there, whole):
-    if whole:
-        if there > 0:
-            put_two(array, u(at), values[0], values[1])
-    else:
-        for c in range(2):
-            if c < there:
-                array[u(at + c)] = values[c]
+def _make_leave(run: int):
+    @pointwise
+    def leave_four(array, at, values):
+        put_four(array, u(at), values[0], values[1], values[2], values[3])
 
+    @pointwise
+    def leave_two(array, at, values):
+        put_two(array, u(at), values[0], values[1])
 
-@pointwise
-def _leave_four(array, at, values, there, whole):
-    if whole:
-        if there > 0:
-            put_four(array, u(at), values[0], values[1], values[2], values[3])
-    else:
-        for c in range(4):
-            if c < there:
-                array[u(at + c)] = values[c]
+    leave_all = leave_two if run == 2 else leave_four
+
+    @pointwise
+    def leave(array, at, values, there, whole):
+        if whole:
+            if there > 0:
+                leave_all(array, at, values)
+        else:
+            for c in range(run):
+                if c < there:
+                    array[u(at + c)] = values[c]
+
+    return leave
 
 
 @cache
@@ -262,7 +265,7 @@ def make_rectangle(dtype, precision: str, side: int, rows: int, columns: int, le
         """A thread's words of a piece, of which there are `count`: numbers k and the next ones; the first of all is numbers[at]."""
         for n in range(share):
             for c in range(numbers):
-                there = (half(n) < count) & (half(k) < half(factor.depth - c))
+                there = (half(n) < count) & (half(k + c) < half(factor.depth))
                 found[n, c] = get_if(factor.numbers, u(at + n * apart * factor.across + c * factor.along), there)
 
     @pointwise
@@ -294,4 +297,4 @@ def make_rectangle(dtype, precision: str, side: int, rows: int, columns: int, le
             cuda.syncthreads()
         accumulate(memory, at, at + left_words, total)
 
-    return Rectangle(high, wide, total, run, multiply, place, {2: _leave_two, 4: _leave_four}[run])
+    return Rectangle(high, wide, total, run, multiply, place, _make_leave(run))

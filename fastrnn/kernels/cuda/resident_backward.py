@@ -17,14 +17,20 @@ def make_resident_backward(cell, shape, places: int, registers: int):
     """The backward kernel, with the arguments of `backward.make_backward`'s; `shape`, of `chains` or `fragments`, makes the product.
 
     A chain of sums a slot, added in the order of slots. Operands take turns in two places, or have one, where there is a barrier more.
-    What a step has left is read two steps ahead, and what this way leaves is written, both while the product is computed.
+    What a step has left is read two steps ahead, while the product is computed. What this way leaves is written then, too, or where
+    operands come from other blocks, while they are on their way.
     """
     G, S, K, R, H, real = len(cell.slots), len(cell.states), len(cell.saved), shape.slots, shape.H, number(shape.dtype)
     product = shape.product(R, places)
     word, room, sums, meets, _, _, _, give, wait, begin, multiply, collect = product
     (first, _), max_of_k, max_of_p, room = layout(cell).recurrent, K or 1, len(cell.parameters) or 1, room or 1
     enter, unit_parameters = make_enter(shape, product, real), make_unit_parameters(cell)
-    look, retreat, clip, count, hold_operand, write = make_retreat(cell, shape.dtype)
+    (look, retreat, clip, count, hold_operand, write), away = make_retreat(cell, shape.dtype), shape.blocks > 1
+
+    @pointwise
+    def leave(unit, rows, operand, da, run, flow, back, there):
+        hold_operand(unit, rows, operand, run, back, there)
+        write(unit, rows, da, run, flow, back, there)
 
     @pointwise
     def take(seen, ahead):
@@ -68,11 +74,13 @@ def make_resident_backward(cell, shape, places: int, registers: int):
             clip(da, whole, limit)
             for s in range(R):
                 give(s, da[first + s, 0], memory, doors, turn, place)
+            if away:
+                leave(unit, at, seen.old[0, 0] * share, da, run, flow, back, moves)
             begin(acc, none, 0)
             wait(doors, turn)
             multiply(acc, w, weights, unit.member, memory, turn, place)
-            hold_operand(unit, at, seen.old[0, 0] * share, run, back, moves)
-            write(unit, at, da, run, flow, back, moves)
+            if not away:
+                leave(unit, at, seen.old[0, 0] * share, da, run, flow, back, moves)
             take(seen, ahead)
             at, before = before, moved(before, -1, span)
             look(n - 2, unit, before, ahead, run, start, flow, (span.begin < n - 1) & (n - 2 < unit.length))
