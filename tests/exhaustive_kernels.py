@@ -4,6 +4,7 @@ each plan.
 Not collected by pytest, which takes some of them; an hour for one cell on two cores: ``python tests/exhaustive_kernels.py [CELL ...]``.
 """
 
+import subprocess
 import sys
 import tempfile
 import time
@@ -25,6 +26,13 @@ from fastrnn.cells import build  # noqa: E402
 from fastrnn.kernels.cuda import loop, plan, target  # noqa: E402
 
 MOST = 1200  # units
+ARCHITECTURES = dict(compiled.ARCHITECTURES)
+
+
+def pretend(architecture: str) -> None:
+    """Plan and compile for devices of this kind alone."""
+    capability = ARCHITECTURES[architecture]
+    compiled.ARCHITECTURES, target.capability = {architecture: capability}, lambda: capability
 
 
 class Case(NamedTuple):
@@ -46,8 +54,8 @@ def cases(names: list[str]) -> Iterator[Case]:
         if names and variant[0] not in names:
             continue
         for dtype, precision in (("float32", "exact"), ("float64", "exact"), *(("float32", name) for name in compiled.TENSOR)):
-            for architecture in compiled.ARCHITECTURES:
-                target.capability = lambda architecture=architecture: compiled.ARCHITECTURES[architecture]
+            for architecture in ARCHITECTURES:
+                pretend(architecture)
                 for H in sizes(build(variant[0], **variant[1]), np.dtype(dtype), precision):
                     yield Case(variant, dtype, precision, H, architecture)
 
@@ -67,15 +75,15 @@ def sizes(cell, dtype, precision: str) -> list[int]:
 
 def check(case: Case) -> str:
     """What is wrong, if anything."""
-    target.capability, cell, dtype = (
-        lambda: compiled.ARCHITECTURES[case.architecture],
-        build(case.variant[0], **case.variant[1]),
-        np.dtype(case.dtype),
-    )
-    own, words = plan.plan(cell, case.H, dtype, case.precision), None if case.precision == "exact" else np.empty(0, np.int32)
+    pretend(case.architecture)
+    (name, options), dtype = case.variant, np.dtype(case.dtype)
+    own, words = plan.plan(build(name, **options), case.H, dtype, case.precision), None if case.precision == "exact" else np.empty(0, np.int32)
     with tempfile.TemporaryDirectory() as folder:
         for way, ptx in zip(("forward", "backward"), compiled.ptx_of_loops(own.forward.kernel(), own.backward.kernel(), dtype, words)):
-            found = compiled.assembled(ptx, case.architecture, Path(folder))
+            try:
+                found = compiled.assembled(ptx, case.architecture, Path(folder))
+            except subprocess.CalledProcessError as error:
+                return f"{way}: {error.stderr}"
             if found["local"] or found["registers"] > loop.registers_of(own.threads) or (case.dtype == "float32" and ".f64" in ptx):
                 return f"{way}: {found}, of {loop.registers_of(own.threads)} registers"
     return ""
