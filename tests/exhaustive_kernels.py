@@ -1,7 +1,7 @@
 """Every time loop for the GPU, compiled and assembled: of each cell, dtype and precision, the sizes that are measured, and the largest of
 each plan.
 
-Not collected by pytest, which takes some of them; an hour for one cell on two cores: ``python tests/exhaustive_kernels.py [CELL ...]``.
+Not collected by pytest, which takes some of them; an hour for all on two cores: ``python tests/exhaustive_kernels.py [CELL ...]``.
 """
 
 import subprocess
@@ -76,8 +76,8 @@ def sizes(cell, dtype, precision: str) -> list[int]:
 def check(case: Case) -> str:
     """What is wrong, if anything."""
     pretend(case.architecture)
-    (name, options), dtype = case.variant, np.dtype(case.dtype)
-    own, words = plan.plan(build(name, **options), case.H, dtype, case.precision), None if case.precision == "exact" else np.empty(0, np.int32)
+    (name, options), dtype, words = case.variant, np.dtype(case.dtype), None if case.precision == "exact" else np.empty(0, np.int32)
+    own = plan.plan(build(name, **options), case.H, dtype, case.precision)
     with tempfile.TemporaryDirectory() as folder:
         for way, ptx in zip(("forward", "backward"), compiled.ptx_of_loops(own.forward.kernel(), own.backward.kernel(), dtype, words)):
             try:

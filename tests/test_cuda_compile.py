@@ -84,6 +84,17 @@ def assert_sound(ptx: str, dtype, threads: int, folder: Path, single: bool = Tru
         assert found["shared"] <= 48 * 1024, (architecture, found)
 
 
+def test_a_toolkit_of_the_system_does_not_take_the_place_of_the_one_that_is_asked_for(tmp_path, monkeypatch):
+    """It may be too old to know what the kernels say."""
+    for root in ("pip/nvidia/cu13", "system"):
+        (tmp_path / root / "nvvm").mkdir(parents=True)
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "system"))
+    monkeypatch.setattr(compiler.sys, "path", [str(tmp_path / "pip")])
+    assert compiler.toolkit.__wrapped__() == tmp_path / "pip" / "nvidia" / "cu13"
+    monkeypatch.setattr(compiler.sys, "path", [])
+    assert compiler.toolkit.__wrapped__() == tmp_path / "system"
+
+
 def flat_arguments(dtype):
     """(run, flat array) of the types of a launch."""
     flat, whole = np.empty(0, dtype), np.empty(0, np.int64)

@@ -97,9 +97,9 @@ def provider() -> str:
 
 @cache
 def toolkit() -> Path | None:
-    """Where pip has put the compiler's library, of the package nvidia-nvvm, or the system a toolkit."""
+    """Where pip has put the compiler's library, of the package nvidia-nvvm; or, of whatever version, the system a toolkit."""
     homes = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
-    candidates = [*map(Path, homes), *(Path(site, "nvidia", "cu13") for site in sys.path), Path("/usr/local/cuda")]
+    candidates = [*(Path(site, "nvidia", "cu13") for site in sys.path), *map(Path, homes), Path("/usr/local/cuda")]
     return next((root for root in candidates if (root / "nvvm").is_dir()), None)
 
 
