@@ -393,6 +393,13 @@ def test_products_have_the_same_bits_in_any_rectangles(precision, shares, gpu, m
             assert (got == want).all()
 
 
+def test_the_rectangle_is_one_that_fits():
+    """Few columns, or few blocks, take small ones; what is large in both takes the largest."""
+    best = product._fastest.__wrapped__
+    assert best((4, 8), 16, 32768, 1024, 1) == (8, 8) and best((4, 8), 16, 64, 256, 1) == (4, 4)
+    assert best((4, 8), 16, 32768, 64, 1)[1] == 4 and best((4, 8), 16, 64, 256, 64)[0] == 4
+
+
 def test_what_is_not_finite_stays_where_there_is_a_product(gpu):
     """An infinite input says nothing to the slots that have none; nor do the rows and columns that fill a rectangle."""
     device, a = _device.device("cuda"), np.ones((1, 3, 2))

@@ -1,8 +1,7 @@
 """Matrix products over many rows, and their sums: by rectangles, one a block; see `rectangle` for the order of terms."""
 
 import itertools
-from collections.abc import Iterable
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 from numba import cuda
@@ -137,18 +136,20 @@ def make_products(dtype, precision: str, side: int, rows: int, columns: int) -> 
 
 
 def _products(dtype, precision: str, M: int, N: int, count: int) -> Products:
-    """The kernels whose rectangles take the least time for `count` products (M, N): what a thread reads, and multiplies, for a k."""
+    """The kernels whose rectangles take the least time for `count` products (M, N)."""
+    return make_products(dtype, precision, SIDE, *_fastest(SHARES[dtype.itemsize], SIDE, M, N, count))
 
-    def time(shares):
-        rows, columns = shares
-        blocks = count * -(-M // (SIDE * rows)) * -(-N // (SIDE * columns))
+
+@lru_cache(maxsize=1024)
+def _fastest(shares: tuple[int, ...], side: int, M: int, N: int, count: int) -> tuple[int, int]:
+    """Rows and columns of a thread: what it reads, and multiplies, for a k, takes time, and so do blocks that wait for others."""
+
+    def time(share):
+        rows, columns = share
+        blocks = count * -(-M // (side * rows)) * -(-N // (side * columns))
         return max(blocks / BLOCKS, 1) * (rows * columns + rows + columns)
 
-    return make_products(dtype, precision, SIDE, *min(_shares(dtype), key=time))
-
-
-def _shares(dtype) -> Iterable[tuple[int, int]]:
-    return itertools.product(SHARES[dtype.itemsize], repeat=2)
+    return min(itertools.product(shares, repeat=2), key=time)
 
 
 @cache
@@ -199,7 +200,7 @@ def _fill(kernels: Products, a, first: int, b, start, c, begin: int, end: int) -
 def run_each(dtype, precision: str, zeros) -> None:
     """Launch each kernel of products once, so that it is compiled, whatever the sizes that it will be chosen for."""
     one, rows = zeros((1, 1, 1), dtype), Parts()
-    for shares in _shares(dtype):
+    for shares in itertools.product(SHARES[dtype.itemsize], repeat=2):
         kernels = make_products(dtype, precision, SIDE, *shares)
         _fill(kernels, one, 0, one, one.reshape(1, 1), zeros((1, 1, 1), dtype), 0, 1)
         _sum(kernels, Term(one, one, 0, 0, 1, 1), zeros((1, 1, 1), dtype), 0, rows)
