@@ -91,12 +91,15 @@ def check(case: Case) -> str:
 
 def main(*names: str) -> int:
     every, begin, failed = list(cases(list(names))), time.monotonic(), 0
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+    pool = ProcessPoolExecutor(2, mp_context=get_context("spawn"))
+    try:
         running = {pool.submit(check, case): case for case in every}
         for k, job in enumerate(as_completed(running), 1):
             wrong, left = job.result(), (time.monotonic() - begin) / k * (len(every) - k)
             failed += bool(wrong)
             print(f"[{k}/{len(every)}, {left / 60:.0f} min left] {running[job].title}: {wrong or 'ok'}", flush=True)
+    finally:
+        pool.shutdown(cancel_futures=True)  # interrupted, it ends with what is being assembled
     print(f"{len(every)} layers, {failed} failed")
     return int(failed > 0)
 
