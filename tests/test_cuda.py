@@ -400,6 +400,17 @@ def test_the_rectangle_is_one_that_fits():
     assert best((4, 8), 16, 32768, 64, 1)[1] == 4 and best((4, 8), 16, 64, 256, 64)[0] == 4
 
 
+def test_warmup_runs_every_kernel_that_a_product_may_take(gpu, monkeypatch):
+    launched, run = set(), target.launch_flat
+    monkeypatch.setattr(product, "SIDE", 8)
+    monkeypatch.setattr(product, "SHARES", {4: (2, 4)})
+    monkeypatch.setattr(target, "launch_flat", lambda kernel, *arguments: (launched.add(kernel), run(kernel, *arguments)))
+    dtype = np.dtype("float32")
+    product.run_each(dtype, "tf32", _device.device("cuda").zeros)
+    made = [product.make_products(dtype, "tf32", 8, rows, columns) for rows in (2, 4) for columns in (2, 4)]
+    assert launched == {kernel for kernels in made for kernel in (kernels.product, kernels.transposed)} and len(launched) == 8
+
+
 def test_what_is_not_finite_stays_where_there_is_a_product(gpu):
     """An infinite input says nothing to the slots that have none; nor do the rows and columns that fill a rectangle."""
     device, a = _device.device("cuda"), np.ones((1, 3, 2))
