@@ -6,7 +6,7 @@ from test_cuda import assert_alike
 
 import fastrnn as fr
 from fastrnn import _device
-from fastrnn.kernels.cuda import ctc
+from fastrnn.kernels.cuda import ctc, target
 
 T, B, O = 9, 6, 4
 LABELS = [[1, 2, 3], [2, 2, 1, 1], [], [3], [1, 2, 1, 2, 1], [3, 3]]
@@ -86,6 +86,14 @@ def test_impossible_labels_raise_as_on_the_cpu(gpu):
                 fr.CTC().value_and_gradient(put(given), labels)
             said.append(str(raised.value))
         assert said[0] == said[1]
+
+
+def test_too_little_memory(gpu, monkeypatch):
+    device = _device.device("cuda")
+    z = device.put(logits())
+    monkeypatch.setattr(target, "free_memory", lambda: 10)
+    with pytest.raises(MemoryError, match="are required for the alignments and gradients of CTC; got 0 MB that are free"):
+        fr.CTC(infeasible="zero").value_and_gradient(z, LABELS, LENGTHS)
 
 
 @pytest.mark.parametrize("loss", [fr.CTC(), fr.CrossEntropy()])
