@@ -5,7 +5,7 @@ order of their numbers or a random one, in which all have their turns; or uneven
 silently is an error here:
 
 - an index outside an array, negative ones included;
-- a read of shared memory that nobody has written;
+- a read of shared memory that nobody has written, or where something is fetched to that has not been waited for;
 - a race: two accesses to one place by two threads, one of them a write, with no barrier between; in a cluster, with nothing that brings
   one of them before the other, barriers and doors (`cluster`) taken together;
 - something sent to a block that has ended, or that has no door; a door that never opens;
@@ -24,7 +24,7 @@ from numba import types
 from simulated_memory import Divergence, Mark, Memory, Ordered, Race, SimulationError, Unwritten, Watched, dtype_of, now, poisoned  # noqa: F401
 
 import fastrnn._math
-from fastrnn.kernels.cuda import cluster, mma
+from fastrnn.kernels.cuda import ahead, cluster, mma
 
 ORDERS = ("fifo", "random", "uneven")
 PATIENCE = 1000  # turns of other threads for which some have none
@@ -269,6 +269,27 @@ def _get_if(array, place, there):
     return array[place] if there else array.dtype.type(0)
 
 
+# What is fetched ahead: nobody may touch where it goes until the thread has waited for it.
+
+
+def _fetch(memory, at, array, place, there):
+    number = _get_if(array, place, there)
+    at = int(memory._find(int(at)))
+    memory.memory.unwritten[at] = 1
+    now.thread.fetched[-1].append((memory, at, number.view(memory.dtype) if memory.dtype.kind == "i" else number))
+
+
+def _close():
+    now.thread.fetched.append([])
+
+
+def _await_step():
+    fetched = now.thread.fetched
+    while len(fetched) > ahead.AHEAD:  # of which the last is not closed
+        for memory, at, number in fetched.pop(0):
+            memory.write(at, number)
+
+
 def _fma(x, y, z):
     """x y + z, rounded once in float32."""
     if isinstance(x, np.float64):
@@ -287,6 +308,10 @@ TWINS = {
     mma.put_if: _put_if,
     mma.get_if: _get_if,
     mma.get_either: lambda a, i, b, j, first, there: _get_if(a, i, there) if first else _get_if(b, j, there),
+    ahead.fetch: _fetch,
+    ahead.fetch_either: lambda to, at, a, i, b, j, first, there: _fetch(to, at, a, i, there) if first else _fetch(to, at, b, j, there),
+    ahead.close: _close,
+    ahead.await_step: _await_step,
     cluster.make_door: _make_door,
     cluster.expect: _expect,
     cluster.is_open: _is_open,
@@ -357,7 +382,7 @@ class _Thread:
     ended = False
 
     def __init__(self, block, number, place, index):
-        self.block, self.number, self.place, self.index, self.time = block, number, place, index, 1
+        self.block, self.number, self.place, self.index, self.time, self.fetched = block, number, place, index, 1, [[]]
         self.block_place, self.block_size, self.grid_size = block.place, block.size, block.grid
 
     @property

@@ -9,8 +9,19 @@ from ..._math import fma
 from .._loop import layout
 from .._take import TAKE
 from .loop import Block, find_rows, following, masked, summed_slots, u
-from .steps import Seen, Unit, make_retreat, make_unit_parameters, place_in, rows_of
+from .mma import get_either, get_if
+from .steps import Seen, Unit, make_look, make_retreat, make_unit_parameters, place_in, rows_of, seen_numbers
 from .target import kernel_within, number
+
+
+@pointwise
+def _get(to, i, array, place, there):
+    to[i, 0] = get_if(array, place, there)
+
+
+@pointwise
+def _get_either(to, i, array, place, other, other_place, first, there):
+    to[i, 0] = get_either(array, place, other, other_place, first, there)
 
 
 @cache
@@ -21,7 +32,8 @@ def make_backward(cell, dtype, rows: int, registers: int):
     `registers`: of a thread at most.
     """
     modulate_backward, real, unit_parameters = cell.modulate_backward, number(dtype), make_unit_parameters(cell)
-    look, retreat, clip, count, hold, write = make_retreat(cell, dtype)
+    look_behind, retreat, clip, count, hold, write = make_retreat(cell, dtype)
+    look, many = make_look(cell, _get, _get_either), seen_numbers(cell)
     G, S, P, K = len(cell.slots), len(cell.states), len(cell.parameters), len(cell.saved)
     take_saved, take_unit = TAKE[K], TAKE[P]
     _, _, (rec0, rec1), (mod0, mod1) = layout(cell)
@@ -75,16 +87,19 @@ def make_backward(cell, dtype, rows: int, registers: int):
         """Unit j of row r by a step: the gradients of its pre-activations (G, 1), and of its state but for the product."""
         memory, H, unit, p = block.memory, run.span.H, unit_of(r, j, block), cuda.local.array((max_of_p, 1), real)
         own = rows_of(n, unit, run.span)
-        ds, old, new = cuda.local.array((S, 1), real), cuda.local.array((S, 1), real), cuda.local.array((S, 1), real)
-        seen = Seen(cuda.local.array((max_of_k, 1), real), old, new, cuda.local.array((1, 1), real), cuda.local.array((3, 1), real))
-        look(n, unit, own, seen, run, start, flow, True)
+        found, ds = cuda.local.array((many, 1), real), cuda.local.array((S, 1), real)
+        for i in range(3):
+            found[K + S + 1 + i, 0] = real(0.0)
+        seen = Seen(found[:K], found[K : K + S], found[K + S : K + S + 1], found[K + S + 1 :], cuda.local.array((S, 1), real))
+        look(n, unit, own, found, run, start, flow, True)
+        look_behind(unit, own, seen, run, True)
         for i in range(S):
             ds[i, 0] = memory[u((i * rows + r) * H + j)]
         if recurrent:
             ds[0, 0] += product_of(rec1 - rec0, r, j, block, run)
         unit_parameters(unit, p, run)
         retreat(unit, own, seen, ds, da, p, run, flow, back)
-        h = old[0, 0] if modulated else masked(old[0, 0], run.batch.mask, run.span, block.member, unit.b, j)
+        h = seen.old[0, 0] if modulated else masked(seen.old[0, 0], run.batch.mask, run.span, block.member, unit.b, j)
         hold(unit, own, h, run, back, True)
         for i in range(S):
             memory[u((i * rows + r) * H + j)] = ds[i, 0]

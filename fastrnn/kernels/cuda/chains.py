@@ -16,7 +16,7 @@ from .cluster import make_put, make_waits
 from .loop import registers_of, u
 from .mma import four_at, two_at
 from .resident import Place, Product
-from .target import SHARED, WARP, more_shared, number
+from .target import WARP, number
 
 UNROLLED = 128  # multiply-adds of a loop
 
@@ -56,6 +56,11 @@ class Chains(NamedTuple):
         return -(-self.slots * self.units * self.splits // WARP) * WARP
 
     @property
+    def having_units(self) -> int:
+        """The first threads, each of which has a unit of a row."""
+        return self.units * self.rows
+
+    @property
     def registers(self) -> int:
         """Of a thread."""
         return registers_of(self.threads)
@@ -72,11 +77,6 @@ class Chains(NamedTuple):
         """Of a block, but for its rows and lengths."""
         chains = self.splits * self.slots * self.units * self.rows
         return self.dtype.itemsize * (self.places * self.operand_numbers(operands) + chains)
-
-    @property
-    def room(self) -> int:
-        """Bytes of a block's shared memory: rows, lengths and doors are there, too."""
-        return (SHARED if self.blocks == 1 else more_shared()) - 2 * 8 * (self.rows + 1)
 
     def product(self, operands: int, places: int) -> Product:
         return make_chains(self, operands, places)

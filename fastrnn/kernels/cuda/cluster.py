@@ -9,17 +9,12 @@ from llvmlite import ir
 from numba import cuda, int32
 
 from ..._jit import pointwise
-from .mma import HALF, assembly
+from .mma import HALF, address_in_shared, assembly
 from .target import intrinsic, signature, types
 
 SIZES = (1, 2, 4, 8)  # of a cluster, as any device with clusters can have them
 CLUSTERS = (9, 0)  # the first compute capability with clusters
 DOORS = 2  # of a block: one for each of two operands that take turns, as the two places of those do
-def _in_shared(context, builder, array, value, place):
-    """The address in shared memory, of 32 bits, of place `place` of an array of this type."""
-    data = builder.ptrtoint(context.make_array(array)(context, builder, value).data, ir.IntType(64))
-    base = assembly(builder, HALF, [data], "{ .reg .u64 a; cvta.to.shared.u64 a, $1; cvt.u32.u64 $0, a; }", "=r,l")
-    return builder.add(base, builder.mul(builder.trunc(place, HALF), HALF(array.dtype.bitwidth // 8)))
 
 
 def _elsewhere(builder, address, rank):
@@ -59,7 +54,7 @@ def make_door(typing_context, doors, door):
 
     def codegen(context, builder, signature, args):
         text = "mbarrier.init.shared::cta.b64 [$0], 1; fence.mbarrier_init.release.cluster;"
-        return _nothing(context, builder, [_in_shared(context, builder, signature.args[0], *args)], text, "r,")
+        return _nothing(context, builder, [address_in_shared(context, builder, signature.args[0], *args)], text, "r,")
 
     return signature(types.void, doors, types.uint64), codegen
 
@@ -70,7 +65,7 @@ def expect(typing_context, doors, door, size):
 
     def codegen(context, builder, signature, args):
         text = "{ .reg .b64 n; mbarrier.arrive.expect_tx.shared::cta.b64 n, [$0], $1; }"
-        return _nothing(context, builder, [_in_shared(context, builder, signature.args[0], *args[:2]), args[2]], text, "r,r,")
+        return _nothing(context, builder, [address_in_shared(context, builder, signature.args[0], *args[:2]), args[2]], text, "r,r,")
 
     return signature(types.void, doors, types.uint64, types.int32), codegen
 
@@ -85,7 +80,7 @@ def is_open(typing_context, doors, door, odd):
     def codegen(context, builder, signature, args):
         wait = "mbarrier.try_wait.parity.relaxed.cluster.shared::cta.b64 p, [$1], $2; selp.u32 $0, 1, 0, p;"
         text = f"{{ .reg .pred p; {wait} fence.acquire.sync_restrict::shared::cluster.cluster; }}"
-        operands = [_in_shared(context, builder, signature.args[0], *args[:2]), args[2]]
+        operands = [address_in_shared(context, builder, signature.args[0], *args[:2]), args[2]]
         found = assembly(builder, HALF, operands, text, "=r,r,r,~{memory}", side_effect=True)
         return builder.icmp_unsigned("!=", found, HALF(0))
 
@@ -98,8 +93,8 @@ def send(typing_context, array, place, rank, value, doors, door):
 
     def codegen(context, builder, signature, args):
         kind, bits = {types.int32: ("r", "b32"), types.float32: ("f", "f32"), types.float64: ("d", "f64")}[array.dtype]
-        there = _elsewhere(builder, _in_shared(context, builder, signature.args[0], *args[:2]), args[2])
-        at = _elsewhere(builder, _in_shared(context, builder, signature.args[4], *args[4:]), args[2])
+        there = _elsewhere(builder, address_in_shared(context, builder, signature.args[0], *args[:2]), args[2])
+        at = _elsewhere(builder, address_in_shared(context, builder, signature.args[4], *args[4:]), args[2])
         text = f"st.async.shared::cluster.mbarrier::complete_tx::bytes.{bits} [$0], $1, [$2];"
         return _nothing(context, builder, [there, args[3], at], text, f"r,{kind},r,")
 

@@ -25,7 +25,7 @@ from .cluster import converge, make_put, make_waits
 from .loop import registers_of, u
 from .mma import LINE, TILE, Form, as_number, as_word, form, four_at, two_at
 from .resident import Place, Product
-from .target import SHARED, WARP, kernel, more_shared
+from .target import WARP, kernel
 
 THREADS = 256  # of a block that lays out weights
 
@@ -88,14 +88,18 @@ class Shape(NamedTuple):
         return 4 * (places * self.operand_words(slots) + self.exchange_words(sums))
 
     @property
-    def registers(self) -> int:
-        """Of a thread."""
-        return registers_of(self.warps * WARP)
+    def threads(self) -> int:
+        return self.warps * WARP
 
     @property
-    def room(self) -> int:
-        """Bytes of a block's shared memory: rows, lengths and doors are there, too."""
-        return (SHARED if self.blocks == 1 else more_shared()) - 2 * 8 * (self.rows + 1)
+    def having_units(self) -> int:
+        """Of the threads, each of which has a unit of a row, or what is there beyond the last one."""
+        return self.threads
+
+    @property
+    def registers(self) -> int:
+        """Of a thread."""
+        return registers_of(self.threads)
 
     def product(self, operands: int, places: int) -> Product:
         return make_product(self, operands, places)

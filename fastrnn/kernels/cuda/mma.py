@@ -123,6 +123,13 @@ def address(context, builder, kind, array, place):
     return builder.ptrtoint(builder.gep(context.make_array(kind)(context, builder, array).data, [place]), ir.IntType(64))
 
 
+def address_in_shared(context, builder, kind, array, place):
+    """Of 32 bits, of place `place` of an array of this kind in shared memory."""
+    data = builder.ptrtoint(context.make_array(kind)(context, builder, array).data, ir.IntType(64))
+    base = assembly(builder, HALF, [data], "{ .reg .u64 a; cvta.to.shared.u64 a, $1; cvt.u32.u64 $0, a; }", "=r,l")
+    return builder.add(base, builder.mul(builder.trunc(place, HALF), HALF(kind.dtype.bitwidth // 8)))
+
+
 def _kind(number) -> tuple[str, int]:
     return ("f", 32) if number == types.float32 else ("d", 64)
 

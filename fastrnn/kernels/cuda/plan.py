@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from .._loop import layout
 from . import loop, target
+from .ahead import ASYNC, ring_words
 from .backward import make_backward
 from .chains import Chains
 from .cluster import CLUSTERS, SIZES
@@ -17,6 +18,7 @@ from .fragments import Shape, lay_out
 from .mma import form
 from .resident_backward import make_resident_backward
 from .resident_forward import make_resident_forward
+from .steps import seen_numbers
 from .target import THREADS, WARP
 
 SPLITS = (1, 2, 4)  # of k
@@ -68,17 +70,33 @@ def _plan(cell, H: int, dtype, precision: str, capability: tuple[int, int]) -> P
 def chains(cell, H: int, dtype) -> Chains | None:
     """The exact product of a layer whose weights stay in registers, of as few blocks and parts as can be; None where they do not fit."""
     slots, words = _summed(cell), dtype.itemsize // 4
-    if not slots or layout(cell).modulated[1]:
+    if not slots or layout(cell).modulated[1] or target.capability() < ASYNC:
         return None
     for blocks, splits in _sizes():
         shape = Chains(dtype, H, slots, blocks, splits)
         numbers = max(_numbers(cell)) + PARAMETER * len(cell.parameters) + shape.depth + shape.rows
         if shape.units * (blocks - 1) >= H:
             continue  # a block that sends nothing would not keep the others from running ahead of it
-        fits = shape.threads <= THREADS and shape.depth * words <= RESIDENT and shape.shared_bytes(slots) <= shape.room
+        fits = shape.threads <= THREADS and shape.depth * words <= RESIDENT
+        fits = fits and shape.shared_bytes(slots) + _ring_bytes(shape, seen_numbers(cell)) <= room(shape)
         if fits and CHAIN[dtype.itemsize] + (CLUSTER if blocks > 1 else 0) + numbers * words <= shape.registers:
             return shape
     return None
+
+
+def room(shape) -> int:
+    """Bytes of a block's shared memory, but for what it always has: rows, lengths and doors."""
+    return target.more_shared() - 2 * 8 * (shape.rows + 1)
+
+
+def _ring_bytes(shape, numbers: int) -> int:
+    return shape.dtype.itemsize * ring_words(shape.having_units, numbers)
+
+
+def _resident(make, cell, shape, places: int, shared: int, numbers: int, operand: Callable) -> Way:
+    """A way whose product has so many bytes of shared memory, and which reads so many numbers of a step."""
+    words = shared // shape.dtype.itemsize
+    return Way(lambda: make(cell, shape, places, words), shared + _ring_bytes(shape, numbers), operand)
 
 
 def _sizes() -> list[tuple[int, int]]:
@@ -96,11 +114,10 @@ def _exact(cell, H: int, dtype) -> Plan:
     shape = chains(cell, H, dtype)
     if shape:
 
-        def resident(make, operands, operand):
-            return Way(lambda: make(cell, shape, shape.places, shape.registers), shape.shared_bytes(operands), operand)
-
-        forward = resident(make_resident_forward, 1, k_first)
-        return Plan(shape.rows, shape.threads, shape.blocks, forward, resident(make_resident_backward, shape.slots, as_it_is))
+        forward = _resident(make_resident_forward, cell, shape, shape.places, shape.shared_bytes(1), len(cell.slots), k_first)
+        shared, numbers = shape.shared_bytes(shape.slots), seen_numbers(cell)
+        backward = _resident(make_resident_backward, cell, shape, shape.places, shared, numbers, as_it_is)
+        return Plan(shape.rows, shape.threads, shape.blocks, forward, backward)
     rows = loop.block_rows(cell, H, dtype.itemsize)
     if not rows:
         most = loop.largest_hidden_size(cell, dtype.itemsize)
@@ -136,23 +153,22 @@ def _on_tensor_cores(cell, H: int, precision: str) -> Plan:
             "Use precision='exact'"
         )
     forth, back = both
-    ways = places(forth, 1), places(back, slots)
+    ways = places(forth, 1, len(cell.slots)), places(back, slots, seen_numbers(cell))
 
-    def way(make, shape, places, operands, sums, transposed):
+    def way(make, shape, places, operands, sums, transposed, numbers):
         shared = shape.shared_bytes(operands, sums, places)
-        return Way(
-            lambda: make(cell, shape, places, shape.registers), shared, lambda weight, empty: lay_out(shape, weight, transposed, empty)
-        )
+        return _resident(make, cell, shape, places, shared, numbers, lambda weight, empty: lay_out(shape, weight, transposed, empty))
 
-    forward = way(make_resident_forward, forth, ways[0], 1, slots, False)
-    return Plan(forth.rows, forth.warps * WARP, forth.blocks, forward, way(make_resident_backward, back, ways[1], slots, 1, True))
+    forward = way(make_resident_forward, forth, ways[0], 1, slots, False, len(cell.slots))
+    backward = way(make_resident_backward, back, ways[1], slots, 1, True, seen_numbers(cell))
+    return Plan(forth.rows, forth.threads, forth.blocks, forward, backward)
 
 
-def places(shape: Shape, operands: int) -> int:
+def places(shape: Shape, operands: int, numbers: int) -> int:
     """How many operands of so many slots are in shared memory: with two, a barrier less is needed, but where parts of k have one."""
     if shape.blocks > 1:
         return 2  # another block may still read the one before
-    return 2 if shape.splits == 1 and shape.shared_bytes(operands, 1, 2) <= shape.room else 1
+    return 2 if shape.splits == 1 and shape.shared_bytes(operands, 1, 2) + _ring_bytes(shape, numbers) <= room(shape) else 1
 
 
 def _summed(cell) -> int:
@@ -175,7 +191,8 @@ def _shapes(cell, H: int, precision: str, blocks: int, splits: int) -> tuple[Sha
             return None
         left = shape.registers - lane - 4 * slots - numbers
         held = shape.steps if shape.steps * shape.words_a_step <= left else (left - AGAIN) // shape.words_a_step
-        if held < 0 or shape.shared_bytes(operands, sums, 1 if blocks == 1 else 2) > shape.room:
+        shared = shape.shared_bytes(operands, sums, 1 if blocks == 1 else 2) + _ring_bytes(shape, seen_numbers(cell))
+        if held < 0 or shared > room(shape):
             return None
         found.append(shape._replace(held=held))
     return tuple(found)

@@ -6,50 +6,75 @@ from numba import cuda
 
 from ..._jit import pointwise
 from .._loop import layout
+from .ahead import AHEAD, await_step, close, fetch, fetch_either, make_ring
 from .loop import u
 from .resident import load, make_enter, sized, store
-from .steps import Seen, make_retreat, make_unit_parameters, moved, rows_of
+from .steps import Seen, make_look, make_retreat, make_unit_parameters, moved, rows_of, seen_numbers
 from .target import kernel_within, number
 
 
 @cache
-def make_resident_backward(cell, shape, places: int, registers: int):
+def make_resident_backward(cell, shape, places: int, words: int):
     """The backward kernel, with the arguments of `backward.make_backward`'s; `shape`, of `chains` or `fragments`, makes the product.
 
-    A chain of sums a slot, added in the order of slots. Operands take turns in two places, or have one, where there is a barrier more.
-    What a step has left is read two steps ahead, while the product is computed. What this way leaves is written then, too, or where
-    operands come from other blocks, while they are on their way.
+    A chain of sums a slot, added in the order of slots. Operands take turns in two places, or have one, where there is a barrier more;
+    they have so many `words` of shared memory, and behind them is what the next steps have left. What this way leaves is written while the
+    product is computed, or where operands come from other blocks, while they are on their way.
     """
     G, S, K, R, H, real = len(cell.slots), len(cell.states), len(cell.saved), shape.slots, shape.H, number(shape.dtype)
     product = shape.product(R, places)
     word, room, sums, meets, _, _, _, give, wait, begin, multiply, collect = product
     (first, _), max_of_k, max_of_p, room = layout(cell).recurrent, K or 1, len(cell.parameters) or 1, room or 1
     enter, unit_parameters = make_enter(shape, product, real), make_unit_parameters(cell)
-    (look, retreat, clip, count, hold_operand, write), away = make_retreat(cell, shape.dtype), shape.blocks > 1
+    (look_behind, retreat, clip, count, hold_operand, write), away = make_retreat(cell, shape.dtype), shape.blocks > 1
+    (ring, apart, read), every = make_ring(word, shape.having_units, seen_numbers(cell), words), shape.having_units == shape.threads
+
+    @pointwise
+    def bring(to, i, array, place, there):
+        memory, at = to
+        fetch(memory, at + i * apart, array, place, there)
+
+    @pointwise
+    def bring_either(to, i, array, place, other, other_place, first, there):
+        memory, at = to
+        fetch_either(memory, at + i * apart, array, place, other, other_place, first, there)
+
+    look_at = make_look(cell, bring, bring_either)
+
+    @pointwise
+    def look(n, rows, memory, unit, run, start, flow):
+        """Begin to bring what step n has left, of a thread that has a unit."""
+        if every or unit.j < H:
+            look_at(n, unit, rows, (memory, ring(n)), run, start, flow, (run.span.begin <= n) & (n < unit.length))
+        close()
+
+    @pointwise
+    def take(seen, n, memory, unit, batch):
+        """What step n has left, which has come; but for the states after it."""
+        await_step()
+        at = ring(n)
+        if every or unit.j < H:
+            for i in range(K):
+                seen.saved[i, 0] = read(memory, at + i * apart)
+            for i in range(S):
+                seen.old[i, 0] = read(memory, at + (K + i) * apart)
+            seen.dy[0, 0] = read(memory, at + (K + S) * apart)
+            for i in range(3):
+                seen.pull[i, 0] = real(0.0)
+                if batch.alpha.shape[0] > 0:
+                    seen.pull[i, 0] = read(memory, at + (K + S + 1 + i) * apart)
 
     @pointwise
     def leave(unit, rows, operand, da, run, flow, back, there):
         hold_operand(unit, rows, operand, run, back, there)
         write(unit, rows, da, run, flow, back, there)
 
-    @pointwise
-    def take(seen, ahead):
-        for i in range(K):
-            seen.saved[i, 0] = ahead.saved[i, 0]
-        for i in range(S):
-            seen.old[i, 0], seen.new[i, 0] = ahead.old[i, 0], ahead.new[i, 0]
-        seen.dy[0, 0] = ahead.dy[0, 0]
-        for i in range(3):
-            seen.pull[i, 0] = ahead.pull[i, 0]
-
-    @kernel_within(registers, shape.blocks)
+    @kernel_within(shape.registers, shape.blocks)
     def backward(run, start, flow, dstate, limit, back):
         w, acc, none = cuda.local.array(room, word), cuda.local.array(sums, real), cuda.local.array((R, 1), real)
         ds, da, whole = cuda.local.array((S, 1), real), cuda.local.array((G, 1), real), cuda.local.array((G, 1), real)
         old, new, dy = cuda.local.array((S, 1), real), cuda.local.array((S, 1), real), cuda.local.array((1, 1), real)
-        seen = Seen(cuda.local.array((max_of_k, 1), real), old, new, dy, cuda.local.array((3, 1), real))
-        old, new, dy = cuda.local.array((S, 1), real), cuda.local.array((S, 1), real), cuda.local.array((1, 1), real)
-        ahead = Seen(cuda.local.array((max_of_k, 1), real), old, new, dy, cuda.local.array((3, 1), real))
+        seen = Seen(cuda.local.array((max_of_k, 1), real), old, dy, cuda.local.array((3, 1), real), new)
         got, cut, p = cuda.local.array((1, 1), real), cuda.local.array(3, real), cuda.local.array((max_of_p, 1), real)
         run = sized(run, H)
         place, unit, there, share, memory, doors, length = enter(run, w)
@@ -62,11 +87,12 @@ def make_resident_backward(cell, shape, places: int, registers: int):
         unit_parameters(unit, p, run)
         last = (length[0] if length[0] < span.end else span.end) - 1
         at = rows_of(last, unit, span)
-        look(last, unit, at, seen, run, start, flow, (span.begin <= last) & (last < unit.length))
-        before = moved(at, -1, span)
-        look(last - 1, unit, before, ahead, run, start, flow, (span.begin < last) & (last <= unit.length))
+        look_behind(unit, at, seen, run, (span.begin <= last) & (last < unit.length))
+        for k in range(AHEAD):
+            look(last - k, moved(at, -k, span), memory, unit, run, start, flow)
+        take(seen, last, memory, unit, run.batch)
         for n in range(last, span.begin - 1, -1):
-            moves = n < unit.length
+            moves, h = n < unit.length, seen.old[0, 0]
             for g in range(G):
                 da[g, 0] = real(0.0)
             if moves:
@@ -81,9 +107,11 @@ def make_resident_backward(cell, shape, places: int, registers: int):
             multiply(acc, w, weights, unit.member, memory, turn, place)
             if not away:
                 leave(unit, at, seen.old[0, 0] * share, da, run, flow, back, moves)
-            take(seen, ahead)
-            at, before = before, moved(before, -1, span)
-            look(n - 2, unit, before, ahead, run, start, flow, (span.begin < n - 1) & (n - 2 < unit.length))
+            look(n - AHEAD, moved(at, -AHEAD, span), memory, unit, run, start, flow)
+            at, seen.new[0, 0] = moved(at, -1, span), h
+            for i in range(1, S):
+                seen.new[i, 0] = seen.old[i, 0]
+            take(seen, n - 1, memory, unit, run.batch)
             got[0, 0] = real(0.0)
             collect(got, 0, acc, memory, place)
             ds[0, 0] += got[0, 0] * share

@@ -6,31 +6,45 @@ from numba import cuda
 
 from ..._jit import pointwise
 from .._loop import layout
+from .ahead import AHEAD, await_step, close, fetch, make_ring
+from .loop import half
 from .resident import load, make_enter, sized, store
 from .steps import Left, make_advance, make_unit_parameters, moved, place_in, place_in_y, row_of, rows_of
 from .target import kernel_within, number
 
 
 @cache
-def make_resident_forward(cell, shape, places: int, registers: int):
+def make_resident_forward(cell, shape, places: int, words: int):
     """The forward kernel, with the arguments of `forward.make_forward`'s; `shape`, of `chains` or `fragments`, makes the product.
 
-    Operands take turns in two places, or have one, where `collect` has a barrier. What z has of a step is read while the one before it is
-    computed, and what a step leaves is written while the product of the one behind it is.
+    Operands take turns in two places, or have one, where `collect` has a barrier. They have so many `words` of shared memory; behind them
+    is what z has of the next steps. What a step leaves is written while the product of the one behind it is computed.
     """
     G, S, K, H, real = len(cell.slots), len(cell.states), len(cell.saved), shape.H, number(shape.dtype)
     product = shape.product(1, places)
     word, room, sums, _, _, _, _, give, wait, begin, multiply, collect = product
     (first, _), max_of_k, max_of_p, room = layout(cell).recurrent, K or 1, len(cell.parameters) or 1, room or 1  # never an array of nothing
     enter, unit_parameters, (advance, keep) = make_enter(shape, product, real), make_unit_parameters(cell), make_advance(cell, shape.dtype)
+    (ring, apart, read), every = make_ring(word, shape.having_units, G, words), shape.having_units == shape.threads
 
     @pointwise
-    def look(ahead, row, unit, z):
-        """ahead (G, 1): what z has of a step; anything of a unit that there is not."""
-        for g in range(G):
-            ahead[g, 0] = z[place_in(row, G * H, g * H + (unit.j if unit.j < H else 0))]
+    def look(n, end, row, memory, unit, z):
+        """Begin to bring what z has of step n, 0 from `end` on, of a thread that has a unit."""
+        if every or unit.j < H:
+            for g in range(G):
+                there = (n < end) & (unit.j < H)
+                fetch(memory, ring(n) + g * apart, z, place_in(row, G * H, g * H + unit.j), there)
+        close()
 
-    @kernel_within(registers, shape.blocks)
+    @pointwise
+    def take(ahead, n, memory, unit):
+        """ahead (G, 1): what z has of step n, which has come."""
+        await_step()
+        if every or unit.j < H:
+            for g in range(G):
+                ahead[g, 0] = read(memory, ring(n) + g * apart)
+
+    @kernel_within(shape.registers, shape.blocks)
     def forward(run, z, state):
         w, s, a = cuda.local.array(room, word), cuda.local.array((S, 1), real), cuda.local.array((G, 1), real)
         acc, ahead = cuda.local.array(sums, real), cuda.local.array((G, 1), real)
@@ -42,10 +56,11 @@ def make_resident_forward(cell, shape, places: int, registers: int):
         unit_parameters(unit, p, run)
         own = unit.length if unit.length < span.end else span.end
         give(0, s[0, 0] * share, memory, doors, 0, place)
-        before, turn = rows_of(span.begin, unit, span), 0
-        if span.begin < end:
-            look(ahead, before.own, unit, z)
-        at = before
+        at, turn = rows_of(span.begin, unit, span), 0
+        for k in range(AHEAD):
+            look(span.begin + k, end, half(at.own + k * span.B), memory, unit, z)
+        take(ahead, span.begin, memory, unit)
+        before = at
         wait(doors, 0)
         for n in range(span.begin, end):
             begin(acc, ahead, first)
@@ -53,8 +68,9 @@ def make_resident_forward(cell, shape, places: int, registers: int):
             keep(unit, before, a, s, left, run, (n > span.begin) & (n <= own))
             for g in range(G):
                 a[g, 0] = ahead[g, 0]
-            before, at = at, moved(at, 1 if n + 1 < end else 0, span)
-            look(ahead, at.own, unit, z)
+            look(n + AHEAD, end, half(at.own + AHEAD * span.B), memory, unit, z)
+            take(ahead, n + 1, memory, unit)
+            before, at = at, moved(at, 1, span)
             collect(a, first, acc, memory, place)
             if n < own:
                 advance(n, unit, a, s, p, left, run)

@@ -12,7 +12,7 @@ from numba import cuda
 from ..._jit import pointwise
 from .._take import PUT, TAKE
 from .loop import goal_place, half, pulled, time_of, u
-from .mma import get_either, get_if, put_if
+from .mma import get_if, put_if
 from .target import number
 
 
@@ -44,14 +44,15 @@ class Left(NamedTuple):
 class Seen(NamedTuple):
     """What backward reads of a step: what the cell saved (K, 1), the states before and after (S, 1), dL/dy (1, 1).
 
-    And what pulled (3, 1): alpha of the step and of the one before, and that one's goal.
+    And what pulled (3, 1): alpha of the step and of the one before, and that one's goal. But for the states after it, which are those
+    before the next step, they are numbered in this order.
     """
 
     saved: np.ndarray
     old: np.ndarray
-    new: np.ndarray
     dy: np.ndarray
     pull: np.ndarray
+    new: np.ndarray
 
 
 class Forward(NamedTuple):
@@ -64,7 +65,7 @@ class Forward(NamedTuple):
 class Backward(NamedTuple):
     """The pieces of a step back."""
 
-    look: object
+    look_behind: object
     retreat: object
     clip: object
     count: object
@@ -149,32 +150,56 @@ def make_advance(cell, dtype) -> Forward:
     return Forward(advance, keep)
 
 
+def seen_numbers(cell) -> int:
+    """How many numbers backward reads of a step."""
+    return len(cell.saved) + len(cell.states) + 4
+
+
+@cache
+def make_look(cell, one, either):
+    """A function that reads what backward needs of step n, if it is `there`, and in any case of the step before, if that is `there`.
+
+    ``one(to, i, array, place, there)`` and ``either(to, i, array, place, other, other_place, first, there)`` bring number i to where it is
+    wanted: array[place], or other[other_place] if that is not the `first`, or else 0. Of what pulls, only where something does.
+    """
+    S, K = len(cell.states), len(cell.saved)
+
+    @pointwise
+    def look(n, unit, rows, to, run, start, flow, there):
+        span, H, trace, batch, inner = run.span, run.span.H, run.trace, run.batch, n > run.span.offset
+        before, first = moved(rows, -1, span), (unit.member * S * span.B + unit.b) * H + unit.j
+        known = there | (n == unit.length) & inner  # the states after the last step of a sequence, where others are longer
+        for i in range(K):
+            one(to, i, trace.saved, place_in(rows.tape, K * H, i * H + unit.j), there)
+        either(to, K, trace.y, place_in_y(before.y, unit, span), start, u(first), inner, known)
+        for i in range(1, S):
+            old = place_in(before.tape, (S - 1) * H, (i - 1) * H + unit.j)
+            either(to, K + i, trace.others, old, start, u(first + i * span.B * H), inner, known)
+        one(to, K + S, flow.dy, place_in_y(rows.y, unit, span), there & (flow.dy.shape[0] > 0))
+        if batch.alpha.shape[0] > 0:
+            one(to, K + S + 1, batch.alpha, u(time_of(n, unit.length, span.reverse)), there)
+            t = time_of(n - 1, unit.length, span.reverse)
+            one(to, K + S + 2, batch.alpha, u(t), there & inner)
+            one(to, K + S + 3, batch.goal, goal_place(batch, span, unit.member, t, unit.b, unit.j), there & inner)
+
+    return look
+
+
 @cache
 def make_retreat(cell, dtype) -> Backward:
-    """The functions that take a unit back by a step; da (G, 1), ds (S, 1), unit parameters p (P, 1)."""
+    """The functions that take a unit back by a step, of which `make_look` reads the most; da (G, 1), ds (S, 1), unit parameters p (P, 1)."""
     step_backward, real = cell.step_backward, number(dtype)
     G, S, P, K = len(cell.slots), len(cell.states), len(cell.parameters), len(cell.saved)
     take_states, take_saved, take_unit, put_gates, put_states, put_unit = TAKE[S], TAKE[K], TAKE[P], PUT[G], PUT[S], PUT[P]
     max_of_p = P or 1  # an array of nothing cannot be had
 
     @pointwise
-    def look(n, unit, rows, seen, run, start, flow, there):
-        """Read what step n has left, if it is `there`, and the state before it, which at the tape's first step is `start`."""
-        span, H, trace, batch, inner = run.span, run.span.H, run.trace, run.batch, n > run.span.offset
-        before, first, alpha = moved(rows, -1, span), (unit.member * S * span.B + unit.b) * H + unit.j, there & (batch.alpha.shape[0] > 0)
-        for i in range(K):
-            seen.saved[i, 0] = get_if(trace.saved, place_in(rows.tape, K * H, i * H + unit.j), there)
-        seen.new[0, 0] = get_if(trace.y, place_in_y(rows.y, unit, span), there)
-        seen.old[0, 0] = get_either(trace.y, place_in_y(before.y, unit, span), start, u(first), inner, there)
+    def look_behind(unit, rows, seen, run, there):
+        """Read the states after a step, if it is `there`."""
+        seen.new[0, 0] = get_if(run.trace.y, place_in_y(rows.y, unit, run.span), there)
         for i in range(1, S):
-            seen.new[i, 0] = get_if(trace.others, place_in(rows.tape, (S - 1) * H, (i - 1) * H + unit.j), there)
-            old = place_in(before.tape, (S - 1) * H, (i - 1) * H + unit.j)
-            seen.old[i, 0] = get_either(trace.others, old, start, u(first + i * span.B * H), inner, there)
-        seen.dy[0, 0] = get_if(flow.dy, place_in_y(rows.y, unit, span), there & (flow.dy.shape[0] > 0))
-        seen.pull[0, 0] = get_if(batch.alpha, u(time_of(n, unit.length, span.reverse)), alpha)
-        t = time_of(n - 1, unit.length, span.reverse)
-        seen.pull[1, 0] = get_if(batch.alpha, u(t), alpha & inner)
-        seen.pull[2, 0] = get_if(batch.goal, goal_place(batch, span, unit.member, t, unit.b, unit.j), alpha & inner)
+            place = place_in(rows.tape, (S - 1) * run.span.H, (i - 1) * run.span.H + unit.j)
+            seen.new[i, 0] = get_if(run.trace.others, place, there)
 
     @pointwise
     def complete(rows, unit, seen, ds, run, flow):
@@ -233,4 +258,4 @@ def make_retreat(cell, dtype) -> Backward:
         for g in range(G):
             put_if(flow.dpreactivations, place_in(rows.shown, G * H, g * H + unit.j), da[g, 0], shown)
 
-    return Backward(look, retreat, clip, count, hold, write)
+    return Backward(look_behind, retreat, clip, count, hold, write)
