@@ -10,7 +10,7 @@ from .._loop import layout
 from .._take import TAKE
 from .loop import Block, find_rows, following, masked, summed_slots, u
 from .mma import get_either, get_if
-from .steps import Seen, Unit, make_look, make_retreat, make_unit_parameters, place_in, rows_of, seen_numbers
+from .steps import Seen, Unit, make_look, make_retreat, make_unit_parameters, place_in, rows_of, seen_numbers, went_on
 from .target import kernel_within, number
 
 
@@ -92,14 +92,14 @@ def make_backward(cell, dtype, rows: int, registers: int):
             found[K + S + 1 + i, 0] = real(0.0)
         seen = Seen(found[:K], found[K : K + S], found[K + S : K + S + 1], found[K + S + 1 :], cuda.local.array((S, 1), real))
         look(n, unit, own, found, run, start, flow, True)
-        look_behind(unit, own, seen, run, True)
+        look_behind(unit, own, seen.new, run, True)
         for i in range(S):
             ds[i, 0] = memory[u((i * rows + r) * H + j)]
         if recurrent:
             ds[0, 0] += product_of(rec1 - rec0, r, j, block, run)
         unit_parameters(unit, p, run)
-        retreat(unit, own, seen, ds, da, p, run, flow, back)
-        h = seen.old[0, 0] if modulated else masked(seen.old[0, 0], run.batch.mask, run.span, block.member, unit.b, j)
+        retreat(unit, own, seen, ds, da, p, run, flow, back, True)
+        h = went_on(seen) if modulated else masked(went_on(seen), run.batch.mask, run.span, block.member, unit.b, j)
         hold(unit, own, h, run, back, True)
         for i in range(S):
             memory[u((i * rows + r) * H + j)] = ds[i, 0]

@@ -84,7 +84,7 @@ def make_forward(cell, dtype, rows: int, registers: int):
         for i in range(S):
             s[i, 0] = memory[u((rows + rows * L + i * rows + r) * H + j)]
         unit_parameters(unit, p, run)
-        advance(n, unit, a, s, p, left, run)
+        advance(n, unit, a, s, p, left, run, True)
         keep(unit, rows_of(n, unit, span), a, s, left, run, True)
         for i in range(S):
             memory[u((rows + rows * L + i * rows + r) * H + j)] = s[i, 0]

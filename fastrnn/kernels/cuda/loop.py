@@ -21,6 +21,7 @@ from numba import cuda
 
 from ..._jit import pointwise
 from .._loop import Batch, Trace, layout
+from .mma import get_if
 from .target import SHARED, THREADS, WARP
 
 u = np.uint64  # of an index: one that has a sign is compared with 0 each time, as it may count from the end
@@ -168,11 +169,11 @@ def goal_place(batch, span, member, t, b, j):
 
 
 @pointwise
-def pulled(h, batch, span, member, t, b, j):
-    """h of time t as it goes on, (1 - alpha) h + alpha goal; goal (E or 1, T, B, H) and alpha (T,), or empty."""
+def pulled(h, batch, span, member, t, b, j, there):
+    """h of time t, if it is `there`, as it goes on, (1 - alpha) h + alpha goal; goal (E or 1, T, B, H) and alpha (T,), or empty."""
     if batch.alpha.shape[0] > 0:
-        keep = type(h)(1.0) - batch.alpha[u(t)]
-        return keep * h + batch.alpha[u(t)] * batch.goal[goal_place(batch, span, member, t, b, j)]
+        alpha, goal = get_if(batch.alpha, u(t), there), get_if(batch.goal, goal_place(batch, span, member, t, b, j), there)
+        return (type(h)(1.0) - alpha) * h + alpha * goal
     return h
 
 

@@ -9,7 +9,7 @@ from .._loop import layout
 from .ahead import AHEAD, await_step, close, fetch, fetch_either, make_ring
 from .loop import u
 from .resident import load, make_enter, sized, store
-from .steps import Seen, make_look, make_retreat, make_unit_parameters, moved, rows_of, seen_numbers
+from .steps import Seen, make_look, make_retreat, make_unit_parameters, moved, rows_of, seen_numbers, went_on
 from .target import kernel_within, number
 
 
@@ -50,8 +50,10 @@ def make_resident_backward(cell, shape, places: int, words: int):
 
     @pointwise
     def take(seen, n, memory, unit, batch):
-        """What step n has left, which has come; but for the states after it."""
+        """What step n has left, which has come; the states after it were those before the one that was seen last."""
         await_step()
+        for i in range(S):
+            seen.new[i, 0] = seen.old[i, 0]
         at = ring(n)
         if every or unit.j < H:
             for i in range(K):
@@ -68,6 +70,17 @@ def make_resident_backward(cell, shape, places: int, words: int):
     def leave(unit, rows, operand, da, run, flow, back, there):
         hold_operand(unit, rows, operand, run, back, there)
         write(unit, rows, da, run, flow, back, there)
+
+    @pointwise
+    def move(n, unit, rows, seen, ds, da, whole, p, run, flow, back, limit):
+        """Take a thread's unit back by step n, if it has that, and clip da, in `whole` what it was; whether it has."""
+        there = (n >= run.span.begin) & (n < unit.length)
+        for g in range(G):
+            da[g, 0] = real(0.0)
+        if every or there:
+            retreat(unit, rows, seen, ds, da, p, run, flow, back, there)
+        clip(da, whole, limit)
+        return there
 
     @kernel_within(shape.registers, shape.blocks)
     def backward(run, start, flow, dstate, limit, back):
@@ -87,38 +100,35 @@ def make_resident_backward(cell, shape, places: int, words: int):
         unit_parameters(unit, p, run)
         last = (length[0] if length[0] < span.end else span.end) - 1
         at = rows_of(last, unit, span)
-        look_behind(unit, at, seen, run, (span.begin <= last) & (last < unit.length))
+        look_behind(unit, at, seen.old, run, (span.begin <= last) & (last < unit.length))
         for k in range(AHEAD):
             look(last - k, moved(at, -k, span), memory, unit, run, start, flow)
         take(seen, last, memory, unit, run.batch)
-        for n in range(last, span.begin - 1, -1):
-            moves, h = n < unit.length, seen.old[0, 0]
-            for g in range(G):
-                da[g, 0] = real(0.0)
-            if moves:
-                retreat(unit, at, seen, ds, da, p, run, flow, back)
-            clip(da, whole, limit)
-            for s in range(R):
-                give(s, da[first + s, 0], memory, doors, turn, place)
+        moves = move(last, unit, at, seen, ds, da, whole, p, run, flow, back, limit)
+        for s in range(R):
+            give(s, da[first + s, 0], memory, doors, 0, place)
+        for n in range(last, span.begin - 1, -1):  # of which the step before is made
             if away:
-                leave(unit, at, seen.old[0, 0] * share, da, run, flow, back, moves)
+                leave(unit, at, went_on(seen) * share, da, run, flow, back, moves)
             begin(acc, none, 0)
             wait(doors, turn)
             multiply(acc, w, weights, unit.member, memory, turn, place)
             if not away:
-                leave(unit, at, seen.old[0, 0] * share, da, run, flow, back, moves)
+                leave(unit, at, went_on(seen) * share, da, run, flow, back, moves)
             look(n - AHEAD, moved(at, -AHEAD, span), memory, unit, run, start, flow)
-            at, seen.new[0, 0] = moved(at, -1, span), h
-            for i in range(1, S):
-                seen.new[i, 0] = seen.old[i, 0]
+            count(whole, limit, cut)
+            at = moved(at, -1, span)
             take(seen, n - 1, memory, unit, run.batch)
             got[0, 0] = real(0.0)
             collect(got, 0, acc, memory, place)
             ds[0, 0] += got[0, 0] * share
-            count(whole, limit, cut)
             if places == 1 and not meets:
                 cuda.syncthreads()
             turn += 1
+            moves = move(n - 1, unit, at, seen, ds, da, whole, p, run, flow, back, limit)
+            for s in range(R):
+                give(s, da[first + s, 0], memory, doors, turn, place)
+        wait(doors, turn)  # no block ends while others send to it
         store(dstate, ds, unit, there, S, span)
         for i in range(3):
             back.cut[u((cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x) * 3 + i)] = cut[i]

@@ -72,8 +72,8 @@ def make_resident_forward(cell, shape, places: int, words: int):
             take(ahead, n + 1, memory, unit)
             before, at = at, moved(at, 1, span)
             collect(a, first, acc, memory, place)
-            if n < own:
-                advance(n, unit, a, s, p, left, run)
+            if every or n < own:
+                advance(n, unit, a, s, p, left, run, n < own)
             turn += 1
             give(0, s[0, 0] * share, memory, doors, turn, place)
             wait(doors, turn)

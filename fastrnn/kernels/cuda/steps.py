@@ -104,6 +104,13 @@ def place_in_y(row, unit, span):
     return place_in(row, span.width, span.column + unit.j)
 
 
+@pointwise
+def went_on(seen):
+    """h before a step, after any pull."""
+    h, alpha = seen.old[0, 0], seen.pull[1, 0]
+    return (type(h)(1.0) - alpha) * h + alpha * seen.pull[2, 0]
+
+
 @cache
 def make_unit_parameters(cell):
     """A function that reads the unit parameters p (P, 1) of a unit, 0 of one that there is not."""
@@ -120,19 +127,21 @@ def make_unit_parameters(cell):
 @cache
 def make_advance(cell, dtype) -> Forward:
     """The functions that take a unit by a step: pre-activations a (G, 1), states s (S, 1), unit parameters p (P, 1)."""
-    step = cell.step
+    step, real = cell.step, number(dtype)
     G, S, P, K = len(cell.slots), len(cell.states), len(cell.parameters), len(cell.saved)
     take_gates, take_states, take_unit, put_states, put_saved = TAKE[G], TAKE[S], TAKE[P], PUT[S], PUT[K]
 
     @pointwise
-    def advance(n, unit, a, s, p, left, run):
-        """A unit by step n: its states s, from its pre-activations a."""
+    def advance(n, unit, a, s, p, left, run, there):
+        """A unit by step n, if it is `there`: its states s, from its pre-activations a; with no branch."""
+        new, t = cuda.local.array((S, 1), real), time_of(n, unit.length, run.span.reverse)
         states, saved = step(take_gates(a, 0), take_states(s, 0), take_unit(p, 0))
-        put_states(s, 0, states)
+        put_states(new, 0, states)
         put_saved(left.saved, 0, saved)
-        left.h[0, 0] = s[0, 0]
-        t = time_of(n, unit.length, run.span.reverse)
-        s[0, 0] = pulled(s[0, 0], run.batch, run.span, unit.member, t, unit.b, unit.j)
+        left.h[0, 0] = new[0, 0]
+        new[0, 0] = pulled(new[0, 0], run.batch, run.span, unit.member, t, unit.b, unit.j, there)
+        for i in range(S):
+            s[i, 0] = new[i, 0] if there else s[i, 0]
 
     @pointwise
     def keep(unit, rows, a, s, left, run, there):
@@ -194,35 +203,47 @@ def make_retreat(cell, dtype) -> Backward:
     max_of_p = P or 1  # an array of nothing cannot be had
 
     @pointwise
-    def look_behind(unit, rows, seen, run, there):
-        """Read the states after a step, if it is `there`."""
-        seen.new[0, 0] = get_if(run.trace.y, place_in_y(rows.y, unit, run.span), there)
+    def look_behind(unit, rows, s, run, there):
+        """s (S, 1): the states after a step, if it is `there`, else 0."""
+        s[0, 0] = get_if(run.trace.y, place_in_y(rows.y, unit, run.span), there)
         for i in range(1, S):
             place = place_in(rows.tape, (S - 1) * run.span.H, (i - 1) * run.span.H + unit.j)
-            seen.new[i, 0] = get_if(run.trace.others, place, there)
+            s[i, 0] = get_if(run.trace.others, place, there)
 
     @pointwise
-    def complete(rows, unit, seen, ds, run, flow):
-        """Make ds, which has come back through the steps behind, all of dL/dstate after a step."""
+    def complete(whole, rows, unit, seen, ds, run, flow, there):
+        """whole (S, 1): all of dL/dstate after a step, of which ds has come back through the steps behind."""
         span = run.span
-        ds[0, 0] = (real(1.0) - seen.pull[0, 0]) * ds[0, 0] + seen.dy[0, 0]
         for i in range(S):
-            put_if(flow.dstates, place_in(rows.shown, S * span.H, i * span.H + unit.j), ds[i, 0], span.shown > 0)
+            whole[i, 0] = ds[i, 0]
+        whole[0, 0] = (real(1.0) - seen.pull[0, 0]) * ds[0, 0] + seen.dy[0, 0]
+        for i in range(S):
+            put_if(flow.dstates, place_in(rows.shown, S * span.H, i * span.H + unit.j), whole[i, 0], there & (span.shown > 0))
 
     @pointwise
-    def retreat(unit, rows, seen, ds, da, p, run, flow, back):
-        """A unit by a step: da, the gradients of its pre-activations, and ds, of its states but for the product."""
-        span, dp = run.span, cuda.local.array((max_of_p, 1), real)
-        complete(rows, unit, seen, ds, run, flow)
-        seen.old[0, 0] = (real(1.0) - seen.pull[1, 0]) * seen.old[0, 0] + seen.pull[1, 0] * seen.pull[2, 0]
+    def retreat(unit, rows, seen, ds, da, p, run, flow, back, there):
+        """A unit by a step, if it is `there`: da, the gradients of its pre-activations, else 0, and ds, of its states but for the product.
+
+        With no branch.
+        """
+        span, whole, dp = run.span, cuda.local.array((S, 1), real), cuda.local.array((max_of_p, 1), real)
+        old = cuda.local.array((S, 1), real)
+        complete(whole, rows, unit, seen, ds, run, flow, there)
+        for i in range(S):
+            old[i, 0] = seen.old[i, 0]
+        old[0, 0] = went_on(seen)
         gates, states, units = step_backward(
-            take_saved(seen.saved, 0), take_states(seen.old, 0), take_states(seen.new, 0), take_unit(p, 0), take_states(ds, 0)
+            take_saved(seen.saved, 0), take_states(old, 0), take_states(seen.new, 0), take_unit(p, 0), take_states(whole, 0)
         )
         put_gates(da, 0, gates)
-        put_states(ds, 0, states)
+        put_states(whole, 0, states)
         put_unit(dp, 0, units)
+        for g in range(G):
+            da[g, 0] = da[g, 0] if there else real(0.0)
+        for i in range(S):
+            ds[i, 0] = whole[i, 0] if there else ds[i, 0]
         for i in range(P):
-            back.dunit[place_in(rows.own, P * span.H, i * span.H + unit.j)] = dp[i, 0]
+            put_if(back.dunit, place_in(rows.own, P * span.H, i * span.H + unit.j), dp[i, 0], there)
 
     @pointwise
     def clip(da, whole, limit):
