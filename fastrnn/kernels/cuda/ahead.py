@@ -44,11 +44,11 @@ def make_ring(word, threads: int, numbers: int, begin: int) -> Ring:
 
     @pointwise
     def number(memory, at):
-        return memory[at]
+        return memory[u(at)]
 
     @pointwise
     def number_of_bits(memory, at):
-        return as_number(memory[at])
+        return as_number(memory[u(at)])
 
     return Ring(place, threads, number_of_bits if word is int32 else number)
 

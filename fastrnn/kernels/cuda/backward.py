@@ -88,8 +88,6 @@ def make_backward(cell, dtype, rows: int, registers: int):
         memory, H, unit, p = block.memory, run.span.H, unit_of(r, j, block), cuda.local.array((max_of_p, 1), real)
         own = rows_of(n, unit, run.span)
         found, ds = cuda.local.array((many, 1), real), cuda.local.array((S, 1), real)
-        for i in range(3):
-            found[K + S + 1 + i, 0] = real(0.0)
         seen = Seen(found[:K], found[K : K + S], found[K + S : K + S + 1], found[K + S + 1 :], cuda.local.array((S, 1), real))
         look(n, unit, own, found, run, start, flow, True)
         look_behind(unit, own, seen.new, run, True)

@@ -18,8 +18,9 @@ def make_resident_backward(cell, shape, places: int, words: int):
     """The backward kernel, with the arguments of `backward.make_backward`'s; `shape`, of `chains` or `fragments`, makes the product.
 
     A chain of sums a slot, added in the order of slots. Operands take turns in two places, or have one, where there is a barrier more;
-    they have so many `words` of shared memory, and behind them is what the next steps have left. What this way leaves is written while the
-    product is computed, or where operands come from other blocks, while they are on their way.
+    they have so many `words` of shared memory, and behind them is what the next steps have left. What this way leaves is written, and what
+    it needs is read, while the product is computed, or where operands come from other blocks, while they are on their way. From one wait to
+    the next there is no branch where every thread has a unit: what does not wait for the product is computed during it.
     """
     G, S, K, R, H, real = len(cell.slots), len(cell.states), len(cell.saved), shape.slots, shape.H, number(shape.dtype)
     product = shape.product(R, places)
@@ -49,7 +50,7 @@ def make_resident_backward(cell, shape, places: int, words: int):
         close()
 
     @pointwise
-    def take(seen, n, memory, unit, batch):
+    def take(seen, n, memory, unit):
         """What step n has left, which has come; the states after it were those before the one that was seen last."""
         await_step()
         for i in range(S):
@@ -62,9 +63,7 @@ def make_resident_backward(cell, shape, places: int, words: int):
                 seen.old[i, 0] = read(memory, at + (K + i) * apart)
             seen.dy[0, 0] = read(memory, at + (K + S) * apart)
             for i in range(3):
-                seen.pull[i, 0] = real(0.0)
-                if batch.alpha.shape[0] > 0:
-                    seen.pull[i, 0] = read(memory, at + (K + S + 1 + i) * apart)
+                seen.pull[i, 0] = read(memory, at + (K + S + 1 + i) * apart)
 
     @pointwise
     def leave(unit, rows, operand, da, run, flow, back, there):
@@ -103,22 +102,24 @@ def make_resident_backward(cell, shape, places: int, words: int):
         look_behind(unit, at, seen.old, run, (span.begin <= last) & (last < unit.length))
         for k in range(AHEAD):
             look(last - k, moved(at, -k, span), memory, unit, run, start, flow)
-        take(seen, last, memory, unit, run.batch)
+        take(seen, last, memory, unit)
         moves = move(last, unit, at, seen, ds, da, whole, p, run, flow, back, limit)
         for s in range(R):
             give(s, da[first + s, 0], memory, doors, 0, place)
-        for n in range(last, span.begin - 1, -1):  # of which the step before is made
+        for n in range(last, span.begin - 1, -1):
+            count(whole, limit, cut)
             if away:
                 leave(unit, at, went_on(seen) * share, da, run, flow, back, moves)
+                look(n - AHEAD, moved(at, -AHEAD, span), memory, unit, run, start, flow)
+                take(seen, n - 1, memory, unit)
             begin(acc, none, 0)
             wait(doors, turn)
             multiply(acc, w, weights, unit.member, memory, turn, place)
             if not away:
                 leave(unit, at, went_on(seen) * share, da, run, flow, back, moves)
-            look(n - AHEAD, moved(at, -AHEAD, span), memory, unit, run, start, flow)
-            count(whole, limit, cut)
+                look(n - AHEAD, moved(at, -AHEAD, span), memory, unit, run, start, flow)
+                take(seen, n - 1, memory, unit)
             at = moved(at, -1, span)
-            take(seen, n - 1, memory, unit, run.batch)
             got[0, 0] = real(0.0)
             collect(got, 0, acc, memory, place)
             ds[0, 0] += got[0, 0] * share

@@ -18,7 +18,8 @@ def make_resident_forward(cell, shape, places: int, words: int):
     """The forward kernel, with the arguments of `forward.make_forward`'s; `shape`, of `chains` or `fragments`, makes the product.
 
     Operands take turns in two places, or have one, where `collect` has a barrier. They have so many `words` of shared memory; behind them
-    is what z has of the next steps. What a step leaves is written while the product of the one behind it is computed.
+    is what z has of the next steps. That is read, and what a step leaves is written, while the product is computed, or where operands come
+    from other blocks, while they are on their way.
     """
     G, S, K, H, real = len(cell.slots), len(cell.states), len(cell.saved), shape.H, number(shape.dtype)
     product = shape.product(1, places)
@@ -26,6 +27,7 @@ def make_resident_forward(cell, shape, places: int, words: int):
     (first, _), max_of_k, max_of_p, room = layout(cell).recurrent, K or 1, len(cell.parameters) or 1, room or 1  # never an array of nothing
     enter, unit_parameters, (advance, keep) = make_enter(shape, product, real), make_unit_parameters(cell), make_advance(cell, shape.dtype)
     (ring, apart, read), every = make_ring(word, shape.having_units, G, words), shape.having_units == shape.threads
+    away = shape.blocks > 1
 
     @pointwise
     def look(n, end, row, memory, unit, z):
@@ -65,19 +67,26 @@ def make_resident_forward(cell, shape, places: int, words: int):
         for n in range(span.begin, end):
             begin(acc, ahead, first)
             multiply(acc, w, weights, unit.member, memory, turn, place)
-            keep(unit, before, a, s, left, run, (n > span.begin) & (n <= own))
+            if not away:
+                keep(unit, before, a, s, left, run, (n > span.begin) & (n <= own))
             for g in range(G):
                 a[g, 0] = ahead[g, 0]
-            look(n + AHEAD, end, half(at.own + AHEAD * span.B), memory, unit, z)
-            take(ahead, n + 1, memory, unit)
-            before, at = at, moved(at, 1, span)
+            if not away:
+                look(n + AHEAD, end, half(at.own + AHEAD * span.B), memory, unit, z)
+                take(ahead, n + 1, memory, unit)
             collect(a, first, acc, memory, place)
             if every or n < own:
                 advance(n, unit, a, s, p, left, run, n < own)
             turn += 1
             give(0, s[0, 0] * share, memory, doors, turn, place)
+            if away:
+                keep(unit, at, a, s, left, run, n < own)
+                look(n + AHEAD, end, half(at.own + AHEAD * span.B), memory, unit, z)
+                take(ahead, n + 1, memory, unit)
+            before, at = at, moved(at, 1, span)
             wait(doors, turn)
-        keep(unit, before, a, s, left, run, (end > span.begin) & (end <= own))
+        if not away:
+            keep(unit, before, a, s, left, run, (end > span.begin) & (end <= own))
         store(state, s, unit, there, S, span)
         if there:
             for t in range(unit.length if unit.length > span.begin else span.begin, span.end):  # beyond the end, in both directions
