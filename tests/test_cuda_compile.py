@@ -240,14 +240,14 @@ def products_of(dtype, precision: str, rows: int, columns: int):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_products(dtype, tmp_path):
-    three, two, sums, shares = np.empty((0, 0, 0), dtype), np.empty((0, 0), dtype), product.make_sums(dtype), product.SHARES[dtype.itemsize]
+    flat, sums, shares = np.empty(0, dtype), product.make_sums(dtype), product.SHARES[dtype.itemsize]
     for rows in shares:
         for columns in shares:
             for ptx in products_of(dtype, "exact", rows, columns):
                 assert_sound(ptx, dtype, 2 * product.SIDE**2, tmp_path)
                 assert "mma.sync" not in ptx and re.search(r"ld\.shared\.v[24]", ptx) and re.search(r"st\.global\.v[24]", ptx)
-    assert_sound(ptx_of(sums.columns, three, 0, 0, 0, three), dtype, product.ELEMENTS, tmp_path)
-    assert_sound(ptx_of(sums.add_parts, three, two), dtype, product.ELEMENTS, tmp_path)
+    assert_sound(ptx_of(sums.columns, flat, *[0] * 7, flat), dtype, product.ELEMENTS, tmp_path)
+    assert_sound(ptx_of(sums.add_parts, flat, 0, 0, flat), dtype, product.ELEMENTS, tmp_path)
 
 
 @pytest.mark.parametrize("precision, other", [*zip(TENSOR, [(4, 4), (4, 8), (8, 4)])])

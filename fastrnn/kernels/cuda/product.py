@@ -9,16 +9,18 @@ from numba import cuda
 from ..._jit import pointwise
 from . import target
 from .loop import registers_of, u
+from .mma import get_if
 from .rectangle import Factor, make_rectangle
 from .target import kernel, kernel_within, number
 
 SIDE = 16  # the square root of a block's threads
 SHARES = {4: (4, 8), 8: (4,)}  # rows and columns that a thread may have, by the bytes of a number
-BLOCKS = 128  # that there is room for at once
+BLOCKS = 184  # that take no longer than fewer do: two of a multiprocessor work while the other waits
 PART = 512  # rows summed in one chain
 PARTS = 16  # chains at a time at least,
 PARTS_BYTES = 2**26  # and as many as take so much memory
 ELEMENTS = 128  # threads of a block that adds them
+AT_ONCE = 16  # numbers that a thread reads before it adds the first of them
 
 
 class Products(NamedTuple):
@@ -156,29 +158,34 @@ def _fastest(shares: tuple[int, ...], side: int, M: int, N: int, count: int) -> 
 def make_sums(dtype) -> Sums:
     real = number(dtype)
 
-    @kernel
-    def columns(b, begin, size, at, parts):
-        """parts[e, p, at + n] = sum over rows of part p, as in `transposed`, ascending, of b[e, m, n]."""
-        n, P = cuda.blockIdx.y * cuda.blockDim.x + cuda.threadIdx.x, parts.shape[1]
-        e, p = cuda.blockIdx.x // P, cuda.blockIdx.x % P
-        head, last = begin + p * size, begin + (p + 1) * size
-        head, last = head if head > 0 else 0, last if last < b.shape[1] else b.shape[1]
-        if n < b.shape[2]:
-            value = real(0.0)
-            for m in range(head, last):
-                value += b[e, m, n]
-            parts[e, p, at + n] = value
+    @pointwise
+    def add(value, numbers, at, step, count):
+        """value + numbers[at] + numbers[at + step] + ..., `count` of them, in this order."""
+        found = cuda.local.array(AT_ONCE, real)
+        for begin in range(0, count, AT_ONCE):
+            for i in range(AT_ONCE):
+                found[i] = get_if(numbers, u(at + (begin + i) * step), begin + i < count)
+            for i in range(AT_ONCE):
+                value = value + found[i] if begin + i < count else value
+        return value
 
     @kernel
-    def add_parts(parts, total):
-        """total[e, i] += parts[e, p, i], the last part first."""
-        high = (total.shape[1] + cuda.blockDim.x - 1) // cuda.blockDim.x
+    def columns(b, M, N, begin, size, P, W, at, parts):
+        """parts[e, p, at + n] = sum over rows of part p, as in `transposed`, ascending, of b[e, m, n]; b (E, M, N), parts (E, P, W)."""
+        n = cuda.blockIdx.y * cuda.blockDim.x + cuda.threadIdx.x
+        e, p = cuda.blockIdx.x // P, cuda.blockIdx.x % P
+        head, last = begin + p * size, begin + (p + 1) * size
+        head, last = head if head > 0 else 0, last if last < M else M
+        if n < N:
+            parts[u((e * P + p) * W + at + n)] = add(real(0.0), b, (e * M + head) * N + n, N, last - head)
+
+    @kernel
+    def add_parts(parts, P, W, total):
+        """total[e, i] += parts[e, p, i], the last part first; parts (E, P, W), total (E, W)."""
+        high = (W + cuda.blockDim.x - 1) // cuda.blockDim.x
         e, i = cuda.blockIdx.x // high, cuda.blockIdx.x % high * cuda.blockDim.x + cuda.threadIdx.x
-        if i < total.shape[1]:
-            value = total[e, i]
-            for p in range(parts.shape[1] - 1, -1, -1):
-                value += parts[e, p, i]
-            total[e, i] = value
+        if i < W:
+            total[u(e * W + i)] = add(total[u(e * W + i)], parts, ((e + 1) * P - 1) * W + i, -W, P)
 
     return Sums(columns, add_parts)
 
@@ -245,10 +252,10 @@ def add_terms(terms: list[Term], total, empty, rows: Parts, precision: str = "ex
         for term in terms:
             if term.a is None:
                 blocks = E * count, -(-term.b.shape[2] // ELEMENTS)
-                target.launch(columns, blocks, ELEMENTS, 0, term.b, begin, rows.size, term.at, parts)
+                target.launch_flat(columns, blocks, ELEMENTS, 0, term.b, *term.b.shape[1:], begin, rows.size, count, W, term.at, parts)
             else:
                 _sum(_products(dtype, precision, term.a.shape[2], term.N, E * count), term, parts, begin, rows)
-        target.launch(add_parts, E * -(-W // ELEMENTS), ELEMENTS, 0, parts, total)
+        target.launch_flat(add_parts, E * -(-W // ELEMENTS), ELEMENTS, 0, parts, count, W, total)
 
 
 def _sum(kernels: Products, term: Term, parts, begin: int, rows: Parts) -> None:
