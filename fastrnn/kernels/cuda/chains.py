@@ -1,8 +1,8 @@
 """The recurrent product in exact arithmetic, of weights that stay in registers: chains of fused multiply-adds.
 
-A thread has a slot and a unit of the sums, and one of `splits` parts of k, for which it holds the weights, and as many chains as a block
-has rows. Blocks of a cluster share the units. Parts of k are added in order. Operands go through shared memory, (slots, k, rows), and so
-do chains, (parts, slots, units, rows).
+A thread has a slot and a unit of the sums, and one of `splits` parts of k, for which it holds the weights, and a chain for each row of the
+block; or for one row two, which take the reads of k in turns, or it would wait for itself. Blocks of a cluster share the units. Parts of k
+are added in order. Operands go through shared memory, (slots, k, rows), and so do sums, (parts, slots, units, rows).
 """
 
 from functools import cache
@@ -52,6 +52,11 @@ class Chains(NamedTuple):
         return 1 << (most.bit_length() - 1)
 
     @property
+    def chains(self) -> int:
+        """Of a row, in a thread."""
+        return 2 if self.rows == 1 else 1
+
+    @property
     def threads(self) -> int:
         return -(-self.slots * self.units * self.splits // WARP) * WARP
 
@@ -84,7 +89,7 @@ class Chains(NamedTuple):
 
 def _make_sum(shape: Chains, first: int = 0):
     """``add(acc, w, memory, at)``: the terms from `first` on; in loops that the compiler unrolls, or w would not be in registers."""
-    rows, at_once, last = shape.rows, shape.at_once, min(first + UNROLLED // shape.rows, shape.depth)
+    rows, chains, at_once, last = shape.rows, shape.chains, shape.at_once, min(first + UNROLLED // shape.rows, shape.depth)
     add_following, read = _make_sum(shape, last) if last < shape.depth else _nothing, four_at if at_once == 4 else two_at
     terms, some = max(at_once // rows, 1), min(at_once, rows)  # that are read at once, of so many rows
 
@@ -95,7 +100,7 @@ def _make_sum(shape: Chains, first: int = 0):
                 found = read(memory, at + u(k * rows + r))
                 for i in range(terms):
                     for j in range(some):
-                        acc[r + j, 0] = fma(found[i * some + j], w[k + i], acc[r + j, 0])
+                        acc[r + j, k // terms % chains] = fma(found[i * some + j], w[k + i], acc[r + j, k // terms % chains])
         add_following(acc, w, memory, at)
 
     return add
@@ -114,7 +119,7 @@ def make_chains(shape: Chains, operands: int, places: int) -> Product:
     """
     real, H, R, units, blocks, splits = number(shape.dtype), shape.H, shape.slots, shape.units, shape.blocks, shape.splits
     depth, rows, words, several = shape.depth, shape.rows, shape.operand_numbers(operands), operands > 1
-    K, chains, add_all = depth * splits, places * words, _make_sum(shape)
+    K, sums, ways, add_all = depth * splits, places * words, shape.chains, _make_sum(shape)
     put, (begin_waits, wait) = make_put(blocks), make_waits(blocks, shape.dtype.itemsize * operands * rows * H)
 
     @pointwise
@@ -127,7 +132,7 @@ def make_chains(shape: Chains, operands: int, places: int) -> Product:
 
     @pointwise
     def clear(memory, doors):
-        for i in range(cuda.threadIdx.x, chains, cuda.blockDim.x):
+        for i in range(cuda.threadIdx.x, sums, cuda.blockDim.x):
             memory[u(i)] = real(0.0)
         begin_waits(doors)
 
@@ -145,9 +150,10 @@ def make_chains(shape: Chains, operands: int, places: int) -> Product:
             put(memory, u((turn & places - 1) * words + (slot * K + place.unit) * rows + place.row), x, doors, turn, 0)
 
     @pointwise
-    def begin(acc, start, first):
+    def begin(acc):
         for r in range(rows):
-            acc[r, 0] = real(0.0)
+            for c in range(ways):
+                acc[r, c] = real(0.0)
 
     @pointwise
     def multiply(acc, w, weights, member, memory, turn, place):
@@ -158,13 +164,16 @@ def make_chains(shape: Chains, operands: int, places: int) -> Product:
     def collect(total, first, acc, memory, place):
         if place.own >= 0:
             for r in range(rows):
-                memory[u(chains + (place.split * R * units + place.own) * rows + r)] = acc[r, 0]
+                found = acc[r, 0]
+                for c in range(1, ways):
+                    found += acc[r, c]
+                memory[u(sums + (place.split * R * units + place.own) * rows + r)] = found
         cuda.syncthreads()
         if place.unit < H:
             for v in range(R):
                 found = real(0.0)
                 for split in range(splits):
-                    found += memory[u(chains + ((split * R + v) * units + place.lane) * rows + place.row)]
+                    found += memory[u(sums + ((split * R + v) * units + place.lane) * rows + place.row)]
                 total[first + (0 if several else v), 0] += found
 
-    return Product(real, depth, (rows, 1), True, stand, clear, hold, give, wait, begin, multiply, collect)
+    return Product(real, depth, (rows, ways), True, stand, clear, hold, give, wait, begin, multiply, collect)

@@ -159,11 +159,10 @@ def make_product(shape: Shape, operands: int, places: int) -> Product:
             put(memory, u(row + place.unit // 2), both, doors, turn, odd)
 
     @pointwise
-    def begin(acc, start, first):
-        """acc (slots, 4): start[first : first + slots] (., 1) where they need no other part of k."""
+    def begin(acc):
         for s in range(R):
             for c in range(4):
-                acc[s, c] = start[first + s, 0] if splits == 1 else float32(0.0)  # of which one is a lane's own
+                acc[s, c] = float32(0.0)
 
     @pointwise
     def add(acc, s, w, i, b):
@@ -240,7 +239,7 @@ def make_product(shape: Shape, operands: int, places: int) -> Product:
                 found += received(memory, place, 1, v)
             if splits > 2:
                 found += received(memory, place, 2, v) + received(memory, place, 3, v)
-            total[first + v, 0] = found if splits == 1 else total[first + v, 0] + found
+            total[first + v, 0] += found
 
     return Product(int32, held * words, (R, 4), splits > 1, stand, clear, hold, give, wait, begin, multiply, collect)
 

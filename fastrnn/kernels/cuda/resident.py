@@ -8,7 +8,7 @@ from functools import cache
 from typing import NamedTuple
 
 import numpy as np
-from numba import cuda, int64
+from numba import cuda, int32, int64
 
 from ..._jit import pointwise
 from .cluster import DOORS
@@ -52,11 +52,11 @@ class Product(NamedTuple):
     wait : callable
         ``wait(doors, turn)``: until all of operand `turn` has been given.
     begin : callable
-        ``begin(acc, start, first)``: empty sums, or those that begin with start[first:] (slots, 1) of the thread's unit.
+        ``begin(acc)``: empty sums.
     multiply : callable
         ``multiply(acc, w, weights, member, memory, turn, place)``: acc += the weights times operand `turn`.
     collect : callable
-        ``collect(total, first, acc, memory, place)``: total[first:] (., 1), which was `start`, with the sums of the thread's unit.
+        ``collect(total, first, acc, memory, place)``: total[first:] (., 1) += the sums of the thread's unit.
     """
 
     word: object
@@ -88,11 +88,25 @@ class Entry(NamedTuple):
     length: np.ndarray
 
 
+# Steps are counted in 32 bits: what is longer is counted in two halves.
+
+
+@pointwise
+def following(n, steps):
+    """The step so many behind step n."""
+    return int32(n + steps)
+
+
+@pointwise
+def least(a, b):
+    return int32(a if a < b else b)
+
+
 @pointwise
 def find(place, block, H):
     """A thread's unit. One that there is not has no steps, and so has one of a row that the batch has not."""
     r = u(place.row)
-    return Unit(block.member, block.b[r], block.length[r] if place.unit < H else 0, place.unit)
+    return Unit(block.member, block.b[r], int32(block.length[r] if place.unit < H else 0), place.unit)
 
 
 @pointwise

@@ -2,13 +2,13 @@
 
 from functools import cache
 
-from numba import cuda
+from numba import cuda, int32
 
 from ..._jit import pointwise
 from .._loop import layout
 from .ahead import AHEAD, await_step, close, fetch, fetch_either, make_ring
 from .loop import u
-from .resident import load, make_enter, sized, store
+from .resident import following, least, load, make_enter, sized, store
 from .steps import Seen, make_look, make_retreat, make_unit_parameters, moved, rows_of, seen_numbers, went_on
 from .target import kernel_within, number
 
@@ -43,10 +43,10 @@ def make_resident_backward(cell, shape, places: int, words: int):
     look_at = make_look(cell, bring, bring_either)
 
     @pointwise
-    def look(n, rows, memory, unit, run, start, flow):
+    def look(n, begin, rows, memory, unit, run, start, flow):
         """Begin to bring what step n has left, of a thread that has a unit."""
         if every or unit.j < H:
-            look_at(n, unit, rows, (memory, ring(n)), run, start, flow, (run.span.begin <= n) & (n < unit.length))
+            look_at(n, unit, rows, (memory, ring(n)), run, start, flow, (begin <= n) & (n < unit.length))
         close()
 
     @pointwise
@@ -71,62 +71,58 @@ def make_resident_backward(cell, shape, places: int, words: int):
         write(unit, rows, da, run, flow, back, there)
 
     @pointwise
-    def move(n, unit, rows, seen, ds, da, whole, p, run, flow, back, limit):
-        """Take a thread's unit back by step n, if it has that, and clip da, in `whole` what it was; whether it has."""
-        there = (n >= run.span.begin) & (n < unit.length)
+    def move(there, unit, rows, seen, ds, da, whole, p, run, flow, back, limit):
+        """Take a thread's unit back by a step, if it is `there`, and clip da, in `whole` what it was."""
         for g in range(G):
             da[g, 0] = real(0.0)
         if every or there:
             retreat(unit, rows, seen, ds, da, p, run, flow, back, there)
         clip(da, whole, limit)
-        return there
 
     @kernel_within(shape.registers, shape.blocks)
     def backward(run, start, flow, dstate, limit, back):
-        w, acc, none = cuda.local.array(room, word), cuda.local.array(sums, real), cuda.local.array((R, 1), real)
+        w, acc = cuda.local.array(room, word), cuda.local.array(sums, real)
         ds, da, whole = cuda.local.array((S, 1), real), cuda.local.array((G, 1), real), cuda.local.array((G, 1), real)
         old, new, dy = cuda.local.array((S, 1), real), cuda.local.array((S, 1), real), cuda.local.array((1, 1), real)
         seen = Seen(cuda.local.array((max_of_k, 1), real), old, dy, cuda.local.array((3, 1), real), new)
         got, cut, p = cuda.local.array((1, 1), real), cuda.local.array(3, real), cuda.local.array((max_of_p, 1), real)
         run = sized(run, H)
         place, unit, there, share, memory, doors, length = enter(run, w)
-        span, weights, turn = run.span, run.weights.recurrent, 0
-        for s in range(R):
-            none[s, 0] = real(0.0)
+        span, weights, turn, head = run.span, run.weights.recurrent, int32(0), int32(run.span.begin)
         for i in range(3):
             cut[i] = real(0.0)
         load(dstate, ds, unit, there, S, span)
         unit_parameters(unit, p, run)
-        last = (length[0] if length[0] < span.end else span.end) - 1
-        at = rows_of(last, unit, span)
-        look_behind(unit, at, seen.old, run, (span.begin <= last) & (last < unit.length))
+        n = following(least(length[0], span.end), -1)
+        at, moves = rows_of(n, unit, span), (head <= n) & (n < unit.length)
+        look_behind(unit, at, seen.old, run, moves)
         for k in range(AHEAD):
-            look(last - k, moved(at, -k, span), memory, unit, run, start, flow)
-        take(seen, last, memory, unit)
-        moves = move(last, unit, at, seen, ds, da, whole, p, run, flow, back, limit)
+            look(following(n, -k), head, moved(at, -k, span), memory, unit, run, start, flow)
+        take(seen, n, memory, unit)
+        move(moves, unit, at, seen, ds, da, whole, p, run, flow, back, limit)
         for s in range(R):
             give(s, da[first + s, 0], memory, doors, 0, place)
-        for n in range(last, span.begin - 1, -1):
+        while n >= head:
             count(whole, limit, cut)
             if away:
                 leave(unit, at, went_on(seen) * share, da, run, flow, back, moves)
-                look(n - AHEAD, moved(at, -AHEAD, span), memory, unit, run, start, flow)
-                take(seen, n - 1, memory, unit)
-            begin(acc, none, 0)
+                look(following(n, -AHEAD), head, moved(at, -AHEAD, span), memory, unit, run, start, flow)
+                take(seen, following(n, -1), memory, unit)
+            begin(acc)
             wait(doors, turn)
             multiply(acc, w, weights, unit.member, memory, turn, place)
             if not away:
                 leave(unit, at, went_on(seen) * share, da, run, flow, back, moves)
-                look(n - AHEAD, moved(at, -AHEAD, span), memory, unit, run, start, flow)
-                take(seen, n - 1, memory, unit)
-            at = moved(at, -1, span)
+                look(following(n, -AHEAD), head, moved(at, -AHEAD, span), memory, unit, run, start, flow)
+                take(seen, following(n, -1), memory, unit)
+            at, n = moved(at, -1, span), following(n, -1)
             got[0, 0] = real(0.0)
             collect(got, 0, acc, memory, place)
             ds[0, 0] += got[0, 0] * share
             if places == 1 and not meets:
                 cuda.syncthreads()
-            turn += 1
-            moves = move(n - 1, unit, at, seen, ds, da, whole, p, run, flow, back, limit)
+            turn, moves = following(turn, 1), (head <= n) & (n < unit.length)
+            move(moves, unit, at, seen, ds, da, whole, p, run, flow, back, limit)
             for s in range(R):
                 give(s, da[first + s, 0], memory, doors, turn, place)
         wait(doors, turn)  # no block ends while others send to it

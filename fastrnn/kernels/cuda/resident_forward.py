@@ -2,13 +2,13 @@
 
 from functools import cache
 
-from numba import cuda
+from numba import cuda, int32
 
 from ..._jit import pointwise
 from .._loop import layout
 from .ahead import AHEAD, await_step, close, fetch, make_ring
 from .loop import half
-from .resident import load, make_enter, sized, store
+from .resident import following, least, load, make_enter, sized, store
 from .steps import Left, make_advance, make_unit_parameters, moved, place_in, place_in_y, row_of, rows_of
 from .target import kernel_within, number
 
@@ -53,40 +53,39 @@ def make_resident_forward(cell, shape, places: int, words: int):
         left, p = Left(cuda.local.array((max_of_k, 1), real), cuda.local.array((1, 1), real)), cuda.local.array((max_of_p, 1), real)
         run = sized(run, H)
         place, unit, there, share, memory, doors, length = enter(run, w)
-        span, weights, end = run.span, run.weights.recurrent, length[0] if length[0] < run.span.end else run.span.end
+        span, weights, start, end = run.span, run.weights.recurrent, int32(run.span.begin), least(length[0], run.span.end)
         load(state, s, unit, there, S, span)
         unit_parameters(unit, p, run)
-        own = unit.length if unit.length < span.end else span.end
+        own, n, turn, at = least(unit.length, span.end), start, int32(0), rows_of(span.begin, unit, span)
         give(0, s[0, 0] * share, memory, doors, 0, place)
-        at, turn = rows_of(span.begin, unit, span), 0
         for k in range(AHEAD):
-            look(span.begin + k, end, half(at.own + k * span.B), memory, unit, z)
-        take(ahead, span.begin, memory, unit)
+            look(following(start, k), end, half(at.own + k * span.B), memory, unit, z)
+        take(ahead, start, memory, unit)
         before = at
         wait(doors, 0)
-        for n in range(span.begin, end):
-            begin(acc, ahead, first)
+        while n < end:
+            begin(acc)
             multiply(acc, w, weights, unit.member, memory, turn, place)
             if not away:
-                keep(unit, before, a, s, left, run, (n > span.begin) & (n <= own))
+                keep(unit, before, a, s, left, run, (n > start) & (n <= own))
             for g in range(G):
                 a[g, 0] = ahead[g, 0]
             if not away:
-                look(n + AHEAD, end, half(at.own + AHEAD * span.B), memory, unit, z)
-                take(ahead, n + 1, memory, unit)
+                look(following(n, AHEAD), end, half(at.own + AHEAD * span.B), memory, unit, z)
+                take(ahead, following(n, 1), memory, unit)
             collect(a, first, acc, memory, place)
             if every or n < own:
                 advance(n, unit, a, s, p, left, run, n < own)
-            turn += 1
+            turn = following(turn, 1)
             give(0, s[0, 0] * share, memory, doors, turn, place)
             if away:
                 keep(unit, at, a, s, left, run, n < own)
-                look(n + AHEAD, end, half(at.own + AHEAD * span.B), memory, unit, z)
-                take(ahead, n + 1, memory, unit)
-            before, at = at, moved(at, 1, span)
+                look(following(n, AHEAD), end, half(at.own + AHEAD * span.B), memory, unit, z)
+                take(ahead, following(n, 1), memory, unit)
+            before, at, n = at, moved(at, 1, span), following(n, 1)
             wait(doors, turn)
         if not away:
-            keep(unit, before, a, s, left, run, (end > span.begin) & (end <= own))
+            keep(unit, before, a, s, left, run, (n > start) & (n <= own))
         store(state, s, unit, there, S, span)
         if there:
             for t in range(unit.length if unit.length > span.begin else span.begin, span.end):  # beyond the end, in both directions
