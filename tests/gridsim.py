@@ -126,8 +126,11 @@ def _is_open(doors, door, odd):
     return False
 
 
-def _send(array, place, rank, value, doors, door):
+def _send(array, place, rank, *values_and_door):
     """Into the array that stands in another block of the cluster where `array` does in this one."""
+    *values, doors, door = values_and_door
+    if place % len(values):
+        raise SimulationError(f"{array.memory.name}: {len(values)} numbers are sent to place {place}, which is no multiple of that")
     block = now.thread.block
     other = block.cluster.blocks[int(rank)]
     if all(thread.ended for thread in other.members):
@@ -135,8 +138,9 @@ def _send(array, place, rank, value, doors, door):
     if int(door) not in other.doors:
         raise SimulationError(f"{block.title} sends to a door that {other.title} has not made")
     key = next(key for key, found in block.shared.items() if found.memory is array.memory)
-    _shared_of(other, key, array.shape, array.dtype)[place] = value
-    other.doors[int(door)].change(-array.dtype.itemsize)
+    for i, value in enumerate(values):
+        _shared_of(other, key, array.shape, array.dtype)[int(place) + i] = value
+    other.doors[int(door)].change(-array.dtype.itemsize * len(values))
 
 
 def _meet():
@@ -316,6 +320,8 @@ TWINS = {
     cluster.expect: _expect,
     cluster.is_open: _is_open,
     cluster.send: _send,
+    cluster.send_two: _send,
+    cluster.send_four: _send,
     cluster.meet: _meet,
     cluster.converge: _converge,
     mma.two_at: _neighbours(2),

@@ -18,7 +18,7 @@ from .mma import four_at, two_at
 from .resident import Place, Product
 from .target import WARP, number
 
-UNROLLED = 128  # multiply-adds of a loop
+UNROLLED = 64  # multiply-adds of a loop
 
 
 class Chains(NamedTuple):
@@ -47,8 +47,11 @@ class Chains(NamedTuple):
 
     @property
     def rows(self) -> int:
-        """Of a block: the more blocks share a row, the fewer rows there can be at once, and a unit of each takes a thread."""
-        most = min(max(self.blocks // 2, 1), self.slots * self.splits)
+        """Of a block: the more blocks share a row, the fewer rows there can be at once, and a unit of each takes a thread.
+
+        Of eight blocks a GPU of 132 multiprocessors runs 15 at once, so that 64 rows would be a few too many for four.
+        """
+        most = min({1: 1, 2: 1, 4: 2, 8: 8}[self.blocks], self.slots * self.splits)
         return 1 << (most.bit_length() - 1)
 
     @property
@@ -64,6 +67,12 @@ class Chains(NamedTuple):
     def having_units(self) -> int:
         """The first threads, each of which has a unit of a row."""
         return self.units * self.rows
+
+    @property
+    def message(self) -> int:
+        """How many neighbouring numbers of an operand, of neighbouring threads, are sent at once: of 16 bytes at most."""
+        fitting = (n for n in (4, 2) if n <= min(self.blocks, self.at_once) and not (self.units * self.rows % n or self.H * self.rows % n))
+        return next(fitting, 1)
 
     @property
     def registers(self) -> int:
@@ -96,11 +105,12 @@ def _make_sum(shape: Chains, first: int = 0):
     @pointwise
     def add(acc, w, memory, at):
         for k in range(first, last, terms):
+            c = (k - first) // terms % chains
             for r in range(0, rows, some):
                 found = read(memory, at + u(k * rows + r))
                 for i in range(terms):
                     for j in range(some):
-                        acc[r + j, k // terms % chains] = fma(found[i * some + j], w[k + i], acc[r + j, k // terms % chains])
+                        acc[r + j, c] = fma(found[i * some + j], w[k + i], acc[r + j, c])
         add_following(acc, w, memory, at)
 
     return add
@@ -120,15 +130,16 @@ def make_chains(shape: Chains, operands: int, places: int) -> Product:
     real, H, R, units, blocks, splits = number(shape.dtype), shape.H, shape.slots, shape.units, shape.blocks, shape.splits
     depth, rows, words, several = shape.depth, shape.rows, shape.operand_numbers(operands), operands > 1
     K, sums, ways, add_all = depth * splits, places * words, shape.chains, _make_sum(shape)
-    put, (begin_waits, wait) = make_put(blocks), make_waits(blocks, shape.dtype.itemsize * operands * rows * H)
+    put, (begin_waits, wait) = make_put(blocks, 1, shape.message), make_waits(blocks, shape.dtype.itemsize * operands * rows * H)
+    having = -(-shape.having_units // WARP) * WARP
 
     @pointwise
     def stand():
         t, first = cuda.threadIdx.x, cuda.blockIdx.x % blocks * units
         own, split = t % (R * units), t // (R * units)
         there = split < splits and first + own % units < H
-        unit = first + t % units
-        return Place(unit if t < units * rows and unit < H else H, t // units % rows, own if there else -1, own // units, split, t % units)
+        unit = first + t // rows
+        return Place(unit if t < units * rows and unit < H else H, t % rows, own if there else -1, own // units, split, t // rows)
 
     @pointwise
     def clear(memory, doors):
@@ -146,8 +157,9 @@ def make_chains(shape: Chains, operands: int, places: int) -> Product:
 
     @pointwise
     def give(slot, x, memory, doors, turn, place):
-        if place.unit < H:
-            put(memory, u((turn & places - 1) * words + (slot * K + place.unit) * rows + place.row), x, doors, turn, 0)
+        if cuda.threadIdx.x < having:
+            at = u((turn & places - 1) * words + (slot * K + place.unit) * rows + place.row)
+            put(memory, at, x, doors, turn, place.unit < H)
 
     @pointwise
     def begin(acc):

@@ -9,8 +9,9 @@ from llvmlite import ir
 from numba import cuda, int32
 
 from ..._jit import pointwise
+from .loop import u
 from .mma import HALF, address_in_shared, assembly
-from .target import intrinsic, signature, types
+from .target import WARP, intrinsic, signature, types
 
 SIZES = (1, 2, 4, 8)  # of a cluster, as any device with clusters can have them
 CLUSTERS = (9, 0)  # the first compute capability with clusters
@@ -74,12 +75,12 @@ def expect(typing_context, doors, door, size):
 def is_open(typing_context, doors, door, odd):
     """Whether doors[door] has been opened for the first time, the third, ..., or if `odd` is 1 for the second, the fourth, ...
 
-    Then what was sent there is seen. A wait that acquires by itself sees what was written to memory, too, and empties the cache for that.
+    Then what was sent there is seen: in shared memory, of which there are no copies, so it is enough to acquire in the block. To acquire in
+    the cluster would be to empty the cache of what was written to memory, and a fence would wait for all that is fetched ahead.
     """
 
     def codegen(context, builder, signature, args):
-        wait = "mbarrier.try_wait.parity.relaxed.cluster.shared::cta.b64 p, [$1], $2; selp.u32 $0, 1, 0, p;"
-        text = f"{{ .reg .pred p; {wait} fence.acquire.sync_restrict::shared::cluster.cluster; }}"
+        text = "{ .reg .pred p; mbarrier.try_wait.parity.acquire.cta.shared::cta.b64 p, [$1], $2; selp.u32 $0, 1, 0, p; }"
         operands = [address_in_shared(context, builder, signature.args[0], *args[:2]), args[2]]
         found = assembly(builder, HALF, operands, text, "=r,r,r,~{memory}", side_effect=True)
         return builder.icmp_unsigned("!=", found, HALF(0))
@@ -87,18 +88,38 @@ def is_open(typing_context, doors, door, odd):
     return signature(types.boolean, doors, types.uint64, types.int32), codegen
 
 
-@intrinsic
-def send(typing_context, array, place, rank, value, doors, door):
-    """array[place] = value, in the shared memory of block `rank` of the cluster, counted at its doors[door]."""
+def _sent(array, place, rank, values, doors, door):
+    """The types and the code of `send`, `send_two` and `send_four`: array[place : place + n] = values in one message.
+
+    In the shared memory of block `rank` of the cluster, counted at its doors[door]; place is a multiple of n.
+    """
+    n, letter = len(values), {types.int32: "r", types.float32: "f", types.float64: "d"}[array.dtype]
+    bits = f"b{array.dtype.bitwidth}" if n > 1 or letter == "r" else f"f{array.dtype.bitwidth}"
 
     def codegen(context, builder, signature, args):
-        kind, bits = {types.int32: ("r", "b32"), types.float32: ("f", "f32"), types.float64: ("d", "f64")}[array.dtype]
         there = _elsewhere(builder, address_in_shared(context, builder, signature.args[0], *args[:2]), args[2])
-        at = _elsewhere(builder, address_in_shared(context, builder, signature.args[4], *args[4:]), args[2])
-        text = f"st.async.shared::cluster.mbarrier::complete_tx::bytes.{bits} [$0], $1, [$2];"
-        return _nothing(context, builder, [there, args[3], at], text, f"r,{kind},r,")
+        at = _elsewhere(builder, address_in_shared(context, builder, signature.args[-2], *args[-2:]), args[2])
+        given, size = ", ".join(f"${1 + i}" for i in range(n)), f".v{n}" if n > 1 else ""
+        given = f"{{{given}}}" if n > 1 else given
+        text = f"st.async.shared::cluster.mbarrier::complete_tx::bytes{size}.{bits} [$0], {given}, [${1 + n}];"
+        return _nothing(context, builder, [there, *args[3 : 3 + n], at], text, f"r,{f'{letter},' * n}r,")
 
-    return signature(types.void, array, types.uint64, types.int32, array.dtype, doors, types.uint64), codegen
+    return signature(types.void, array, types.uint64, types.int32, *[array.dtype] * n, doors, types.uint64), codegen
+
+
+@intrinsic
+def send(typing_context, array, place, rank, value, doors, door):
+    return _sent(array, place, rank, [value], doors, door)
+
+
+@intrinsic
+def send_two(typing_context, array, place, rank, a, b, doors, door):
+    return _sent(array, place, rank, [a, b], doors, door)
+
+
+@intrinsic
+def send_four(typing_context, array, place, rank, a, b, c, d, doors, door):
+    return _sent(array, place, rank, [a, b, c, d], doors, door)
 
 
 def make_waits(blocks: int, size: int):
@@ -129,19 +150,46 @@ def make_waits(blocks: int, size: int):
     return begin, wait
 
 
-def make_put(blocks: int, several: int = 1):
-    """``put(memory, at, value, doors, turn, which)``: into the shared memory of every block, as part of operand `turn`.
+def make_put(blocks: int, apart: int, words: int, copies: int = 1):
+    """``put(memory, at, value, doors, turn, there)``: into the shared memory of every block, as part of operand `turn`, if it is `there`.
 
-    `several` threads have the same to put: they share the blocks, of which the `which`-th takes its part; of one block the first has all.
+    A message takes about as long as its way is free for, whatever it says: so `words` lanes of a warp, each `apart` from the next, whose
+    words are neighbours in memory, beginning at a multiple of so many, are one message. Each of the lanes that have the same to say then
+    (before, `copies` of them had, which lie nearer) sends it to its part of the blocks. All lanes come here; those of a message are all
+    `there` or none.
     """
-    own = blocks // several
+    sharing = words * copies
+    own, near, middle = blocks // sharing, apart // copies, 2 * apart
 
     @pointwise
-    def put(memory, at, value, doors, turn, which):
-        if blocks > 1:
-            for block in range(own):
-                send(memory, at, int32(which * own + block), value, doors, turn & 1)
-        elif which == 0:
-            memory[at] = value
+    def send_all(memory, at, a, b, c, d, doors, turn, which):
+        for block in range(own):
+            rank = int32(which * own + block)
+            if words == 4:
+                send_four(memory, at, rank, a, b, c, d, doors, turn & 1)
+            elif words == 2:
+                send_two(memory, at, rank, a, b, doors, turn & 1)
+            else:
+                send(memory, at, rank, a, doors, turn & 1)
+
+    @pointwise
+    def put(memory, at, value, doors, turn, there):
+        lane = cuda.threadIdx.x % WARP
+        if blocks == 1:
+            if there and lane // near % copies == 0:
+                memory[at] = value
+            return
+        a, b, c, d, index = value, value, value, value, lane // apart % words
+        if words > 1:
+            other = cuda.shfl_xor_sync(0xFFFFFFFF, value, apart)
+            a, b = (other, value) if index & 1 else (value, other)
+        if words > 2:
+            first, second = cuda.shfl_xor_sync(0xFFFFFFFF, a, middle), cuda.shfl_xor_sync(0xFFFFFFFF, b, middle)
+            c, d = (a, b) if index & 2 else (first, second)
+            a, b = (first, second) if index & 2 else (a, b)
+        if sharing > 1:
+            converge()  # what other lanes have read may be written anew when this one's message has come
+        if there:
+            send_all(memory, at - u(index), a, b, c, d, doors, turn, lane // near % copies * words + index)
 
     return put

@@ -21,7 +21,7 @@ from numba import cuda, float32, int32
 
 from ..._jit import pointwise
 from . import target
-from .cluster import converge, make_put, make_waits
+from .cluster import make_put, make_waits
 from .loop import registers_of, u
 from .mma import LINE, TILE, Form, as_number, as_word, form, four_at, two_at
 from .resident import Place, Product
@@ -112,7 +112,7 @@ def make_product(shape: Shape, operands: int, places: int) -> Product:
     blocks, tiles_a_block = shape.blocks, shape.tiles_a_block
     tiles, steps, stride, words, sums = shape.tiles, shape.steps, shape.stride, shape.words_a_step, R if operands == 1 else 1
     plane, jump, whole = operands * rows * stride, rows * stride if operands > 1 else 0, shape.operand_words(operands)
-    exchange, put = places * whole, make_put(blocks, numbers)
+    exchange, put = places * whole, make_put(blocks, 4 * numbers, max(min(blocks // numbers, 4), 1), numbers)
     begin_waits, wait = make_waits(blocks, 4 * parts * operands * rows * shape.tiles * TILE // numbers)
     row_words, tile_words = u(4 * WARP), 4 * parts
 
@@ -150,13 +150,10 @@ def make_product(shape: Shape, operands: int, places: int) -> Product:
         row = (turn & places - 1) * whole + (slot * rows + place.row) * stride
         if numbers == 1:
             for part in range(parts):
-                put(memory, u(row + place.unit + part * plane), word(part, x, x), doors, turn, 0)
+                put(memory, u(row + place.unit + part * plane), word(part, x, x), doors, turn, True)
         else:  # neighbours along k are neighbouring units, four lanes apart
-            other, odd = cuda.shfl_xor_sync(0xFFFFFFFF, x, 4), place.unit % 2
-            if blocks > 1:
-                converge()  # what other lanes have read may be written anew when this one's word has come
-            both = word(0, other, x) if odd else word(0, x, other)
-            put(memory, u(row + place.unit // 2), both, doors, turn, odd)
+            other = cuda.shfl_xor_sync(0xFFFFFFFF, x, 4)
+            put(memory, u(row + place.unit // 2), word(0, other, x) if place.unit % 2 else word(0, x, other), doors, turn, True)
 
     @pointwise
     def begin(acc):
