@@ -140,6 +140,8 @@ class Members:
         rows, learned = Rows.of(lengths), state is None and layer.initial_state == "learned"
         if state is None:
             state = self._start(k, layer, B)
+        elif not record:
+            state = [part.copy() for part in state]  # the final states take their place
         between = [None] * layer.num_layers
         if rngs is not None and layer.dropout:
             between = _stacked(self.device, [layer.draw_between((T, B), rng) for rng in rngs])

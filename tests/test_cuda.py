@@ -113,6 +113,22 @@ def test_parts_of_k_and_clusters(name, blocks, splits, dtype, gpu, monkeypatch):
     compare(host, device, forward={"details": True, "rng": 1}, backward={"details": True})
 
 
+@pytest.mark.parametrize("blocks, H, dtype, message", [(4, 8, "float32", 4), (8, 16, "float32", 4), (2, 8, "float64", 2), (2, 7, "float32", 1)])
+def test_numbers_that_are_sent_at_once(blocks, H, dtype, message, gpu, monkeypatch):
+    monkeypatch.setattr(plan, "BLOCKS", (blocks,))
+    monkeypatch.setattr(plan, "SPLITS", (1,))
+    host, device = on_both(LSTM, dtype=dtype, H=H)
+    assert plan.chains(device.cell, H, device.dtype).message == message
+    gpu(order="random", seed=blocks)
+    compare(host, device)
+
+
+def test_a_gpu_that_cannot_fetch_ahead_has_no_resident_loop(monkeypatch):
+    monkeypatch.setattr(target, "capability", lambda: (7, 5))
+    assert plan.chains(build("lstm"), 64, np.dtype("float32")) is None
+    assert plan.plan(build("lstm"), 64, np.dtype("float32"), "exact").blocks == 1
+
+
 def test_every_block_of_a_cluster_has_a_unit(gpu):
     for name, dtype in (("rnn", "float32"), ("gru", "float32"), ("lstm", "float64")):
         found = [shape for H in range(1, 300) if (shape := plan.chains(build(name), H, np.dtype(dtype)))]

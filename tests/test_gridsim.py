@@ -7,7 +7,9 @@ from gridsim import Divergence, Race, SimulationError, Unwritten
 from numba import cuda, float64, int32, int64
 
 from fastrnn._math import fma
-from fastrnn.kernels.cuda.cluster import DOORS, make_door, make_waits, meet, send
+from fastrnn.kernels.cuda.ahead import AHEAD, PLACES, await_step, close, fetch
+from fastrnn.kernels.cuda.cluster import DOORS, make_door, make_put, make_waits, meet, send, send_two
+from fastrnn.kernels.cuda.loop import u
 from fastrnn.kernels.cuda.compiler import Kernel
 from fastrnn.kernels.cuda.mma import LINE, TILE, as_number, form, four_at
 
@@ -363,6 +365,69 @@ def test_a_door_that_has_not_been_made():
 
     with pytest.raises(SimulationError, match="block 0 sends to a door that block 1 has not made"):
         gridsim.launch(Kernel(kernel, 0, 2), 2, 1, 16, np.zeros(1))
+
+
+@pytest.mark.parametrize("blocks, apart, words, copies", [(2, 4, 2, 1), (8, 4, 4, 1), (2, 8, 1, 2), (8, 8, 4, 2), (4, 1, 4, 1), (4, 1, 1, 1)])
+def test_neighbours_are_one_message_to_each_block(blocks, apart, words, copies):
+    """A lane's number i is that of lanes `apart` lanes away, `copies` of them, and of the block; in the memory of all blocks, in order."""
+    put, near = make_put(blocks, apart, words, copies), apart // copies
+    lines = LINES // copies
+    begin, wait = make_waits(blocks, 4 * lines * blocks)
+
+    def kernel(y):
+        held, doors, i = cuda.shared.array(0, int32), cuda.shared.array(DOORS, int64), cuda.threadIdx.x
+        begin(doors)
+        number = i % near * (lines // near) + i // apart  # neighbours lie next to each other
+        put(held, u(cuda.blockIdx.x * lines + number), int32(100 * cuda.blockIdx.x + number), doors, 0, True)
+        wait(doors, 0)
+        for k in range(i, lines * blocks, LINES):
+            y[cuda.blockIdx.x, k] = held[k]
+
+    y = np.empty((blocks, lines * blocks), np.int32)
+    gridsim.launch(Kernel(kernel, 0, blocks), blocks, LINES, 4 * lines * blocks, y, order="random", seed=1)
+    assert (y == (100 * np.arange(blocks)[:, None] + np.arange(lines)).ravel()).all()
+
+
+def test_a_message_that_lies_askew():
+    def kernel(x):
+        held, doors = cuda.shared.array(0, int32), cuda.shared.array(DOORS, int64)
+        make_door(doors, 0)
+        send_two(held, 1, cuda.blockIdx.x, 5, 6, doors, 0)
+
+    with pytest.raises(SimulationError, match="2 numbers are sent to place 1, which is no multiple of that"):
+        gridsim.launch(Kernel(kernel, 0, 2), 2, 1, 16, np.zeros(1))
+
+
+def fetch_all(steps: int, ahead: int, waits: bool):
+    """y = x (steps, LINES), of which steps are fetched `ahead` steps ahead, and waited for or not."""
+
+    def kernel(x, y):
+        held, i = cuda.shared.array(PLACES * LINES, int32), cuda.threadIdx.x
+        for n in range(ahead):
+            fetch(held, n % PLACES * LINES + i, x, n * LINES + i, n < steps)
+            close()
+        for n in range(steps):
+            if waits:
+                await_step()
+            y[n * LINES + i] = held[n % PLACES * LINES + i]
+            fetch(held, (n + ahead) % PLACES * LINES + i, x, (n + ahead) * LINES + i, n + ahead < steps)
+            close()
+
+    x, y = np.arange(steps * LINES, dtype=np.int32), np.full(steps * LINES, -1, np.int32)
+    gridsim.launch(Kernel(kernel), 1, LINES, 0, x, y)
+    return x, y
+
+
+def test_what_is_fetched_ahead():
+    x, y = fetch_all(9, AHEAD, True)
+    assert (x == y).all()
+
+
+@pytest.mark.parametrize("ahead, waits", [(AHEAD, False), (AHEAD - 1, True)])
+def test_what_is_fetched_and_not_waited_for(ahead, waits):
+    """No wait, and one that lets too many be on their way."""
+    with pytest.raises(Unwritten):
+        fetch_all(9, ahead, waits)
 
 
 def test_a_block_that_has_ended():

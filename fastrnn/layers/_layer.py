@@ -70,7 +70,8 @@ class Layer:
         return len(self.directions) * B * self.H * (len(self.cell.states) - 1 + len(self.cell.saved)) * dtype.itemsize
 
     def forward(self, x, parameters, rows: Rows, states, masks, segment: int | None, details: bool, pull=None):
-        """(y, kept, final states) of x (E or 1, T, B, D). `segment`: steps whose tape is held at a time, None for no tape at all.
+        """(y, kept, final states) of x (E or 1, T, B, D). `segment`: steps whose tape is held at a time, None for no tape at all;
+        then the final states are in the place of those that entered.
 
         Kept whole where segment >= steps; otherwise only the state at the start of every segment, and y. `pull`: see `Direction.batch`.
         """
@@ -82,7 +83,7 @@ class Layer:
         self.device.require_room(E * numbers, dtype, f"{T} steps of {B} sequences forward")
         if self.concat:
             shared = empty((E, T, B, H * count), dtype)
-        kept, starts, states = [], states, [state.copy() for state in states]
+        kept, starts, states = [], states, [state.copy() for state in states] if segment is not None else states
         for n, mask in enumerate(masks):
             y = shared if self.concat else empty((E, T, B, H), dtype)
             if rows.steps < T:

@@ -187,11 +187,12 @@ def spread(value: tuple, one_axis: bool, kinds: list, numbers: list) -> None:
             kinds += what, len(part)
             spread(part, one_axis, kinds, numbers)
         else:
-            _require_contiguous(part)
-            axes, size, itemsize = 1 if one_axis else part.ndim, part.size, part.itemsize
-            kinds += part.dtype.char, axes
-            numbers += 0, 0, size, itemsize, part.data.ptr
-            numbers += (size, itemsize) if axes == 1 else (*part.shape, *part.strides)
+            dtype, size, axes = part.dtype, part.size, 1 if one_axis else part.ndim
+            if not (size == 0 or part.flags.c_contiguous):
+                _require_contiguous(part)
+            itemsize, ends = dtype.itemsize, (size,) if axes == 1 else part.shape
+            kinds += dtype.char, axes
+            numbers += (0, 0, size, itemsize, part.data.ptr if size else 0, *ends, *((itemsize,) if axes == 1 else part.strides))
 
 
 class Parameters:
