@@ -70,10 +70,10 @@ class Layer:
         return len(self.directions) * B * self.H * (len(self.cell.states) - 1 + len(self.cell.saved)) * dtype.itemsize
 
     def forward(self, x, parameters, rows: Rows, states, masks, segment: int | None, details: bool, pull=None):
-        """(y, kept, final states) of x (E or 1, T, B, D). `segment`: steps whose tape is held at a time, None for no tape at all;
-        then the final states are in the place of those that entered.
+        """(y, kept, final states) of x (E or 1, T, B, D). `segment`: steps whose tape is held at a time, None for no tape at all.
 
-        Kept whole where segment >= steps; otherwise only the state at the start of every segment, and y. `pull`: see `Direction.batch`.
+        Kept whole where segment >= steps; otherwise only the state at the start of every segment, and y. With no tape the final states
+        take the place of those that entered. `pull`: see `Direction.batch`.
         """
         (T, B, _), E, H, dtype, count = x.shape[1:], len(states[0]), self.H, x.dtype, len(self.directions)
         tape_steps = rows.steps if segment is not None and segment >= rows.steps else 0
