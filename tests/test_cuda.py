@@ -15,7 +15,7 @@ from variants import COMPILED, label
 import fastrnn as fr
 from fastrnn import _device
 from fastrnn.cells import build
-from fastrnn.kernels.cuda import loop, plan, product, target
+from fastrnn.kernels.cuda import chains, loop, plan, product, target
 from fastrnn.layers._cuda import CudaDirection
 
 T, LENGTHS = 4, np.array([2, 4, 0, 1, 3])  # small: a step of a thread takes milliseconds here
@@ -121,6 +121,23 @@ def test_numbers_that_are_sent_at_once(blocks, H, dtype, message, gpu, monkeypat
     assert plan.chains(device.cell, H, device.dtype).message == message
     gpu(order="random", seed=blocks)
     compare(host, device)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", ["gru", "lstm"])
+def test_weights_that_have_no_room_are_read_at_every_step(name, dtype, gpu, monkeypatch):
+    """In a cluster, some of them or all."""
+    monkeypatch.setattr(chains, "STREAM", 2)
+    monkeypatch.setattr(plan, "STREAM", 2)
+    monkeypatch.setattr(plan, "SPLITS", (2,))
+    host, device = on_both((name, {}), dtype=dtype, H=22, recurrent_dropout=0.3)
+    itemsize = device.dtype.itemsize
+    for most in (8, 4):
+        monkeypatch.setattr(plan, "RESIDENT", most * itemsize // 4)
+        shape = plan.chains(device.cell, 22, device.dtype)
+        assert shape.blocks == 8 and shape.held < shape.depth and (shape.held > 0) == (most == 8)
+        gpu(order="uneven", seed=most)
+        compare(host, device, forward={"rng": 1})
 
 
 def test_a_gpu_that_cannot_fetch_ahead_has_no_resident_loop(monkeypatch):

@@ -171,7 +171,8 @@ def test_the_time_loop_in_clusters(name, H, precision, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "name, H, dtype",
     [("lstm", 128, "float32"), ("lstm", 168, "float32"), ("lstm", 184, "float32"), ("lstm", 256, "float32"), ("lstm", 128, "float64"),
-     ("gru", 192, "float32"), ("gru", 256, "float32"), ("rnn", 512, "float32")],
+     ("gru", 192, "float32"), ("gru", 256, "float32"), ("rnn", 512, "float32"),
+     ("lstm", 512, "float32"), ("lstm", 1000, "float32"), ("lstm", 256, "float64"), ("gru", 384, "float32")],
 )  # fmt: skip
 def test_the_exact_time_loop_in_clusters(name, H, dtype, tmp_path, monkeypatch):
     monkeypatch.setattr(target, "capability", lambda: (9, 0))

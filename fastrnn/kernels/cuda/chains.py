@@ -2,7 +2,8 @@
 
 A thread has a slot and a unit of the sums, and one of `splits` parts of k, for which it holds the weights, and a chain for each row of the
 block; or for one row two, which take the reads of k in turns, or it would wait for itself. Blocks of a cluster share the units. Parts of k
-are added in order. Operands go through shared memory, (slots, k, rows), and so do sums, (parts, slots, units, rows).
+are added in order. Operands go through shared memory, (slots, k, rows), and so do sums, (parts, slots, units, rows). Where not all of its
+weights have room, a thread reads the others at every step, STREAM ahead of those that it multiplies.
 """
 
 from functools import cache
@@ -19,16 +20,24 @@ from .resident import Place, Product
 from .target import WARP, number
 
 UNROLLED = 64  # multiply-adds of a loop
+STREAM = 16  # weights that are read at once
 
 
 class Chains(NamedTuple):
-    """Sizes of the product of a layer: H units, slots to be summed, blocks that share the units, parts of k."""
+    """Sizes of the product of a layer: H units, slots to be summed, blocks that share the units, parts of k, rows of a block.
+
+    And how many weights a thread holds; parts of k are filled up to a multiple of `grain`: of a whole read of operands, or where weights
+    are read at every step, of 2 STREAM, and so is what is held.
+    """
 
     dtype: object
     H: int
     slots: int
     blocks: int
     splits: int
+    rows: int
+    held: int
+    grain: int
 
     @property
     def units(self) -> int:
@@ -37,22 +46,18 @@ class Chains(NamedTuple):
 
     @property
     def depth(self) -> int:
-        """Of a part of k, in whole reads."""
-        return -(-self.H // (self.splits * self.at_once)) * self.at_once
+        """Of a part of k."""
+        return -(-self.H // (self.splits * self.grain)) * self.grain
+
+    @property
+    def tall(self) -> int:
+        """How many k the weights have in memory: zeros behind the last, where they are read at every step, and nobody looks."""
+        return self.H if self.held == self.depth else self.depth * self.splits
 
     @property
     def at_once(self) -> int:
         """How many numbers are read at once."""
         return 16 // self.dtype.itemsize
-
-    @property
-    def rows(self) -> int:
-        """Of a block: the more blocks share a row, the fewer rows there can be at once, and a unit of each takes a thread.
-
-        Of eight blocks a GPU of 132 multiprocessors runs 15 at once, so that 64 rows would be a few too many for four.
-        """
-        most = min({1: 1, 2: 1, 4: 2, 8: 8}[self.blocks], self.slots * self.splits)
-        return 1 << (most.bit_length() - 1)
 
     @property
     def chains(self) -> int:
@@ -96,10 +101,10 @@ class Chains(NamedTuple):
         return make_chains(self, operands, places)
 
 
-def _make_sum(shape: Chains, first: int = 0):
-    """``add(acc, w, memory, at)``: the terms from `first` on; in loops that the compiler unrolls, or w would not be in registers."""
-    rows, chains, at_once, last = shape.rows, shape.chains, shape.at_once, min(first + UNROLLED // shape.rows, shape.depth)
-    add_following, read = _make_sum(shape, last) if last < shape.depth else _nothing, four_at if at_once == 4 else two_at
+def _make_sum(shape: Chains, end: int, first: int = 0):
+    """``add(acc, w, memory, at)``: terms [first, end); in loops that the compiler unrolls, or w would not be in registers."""
+    rows, chains, at_once, last = shape.rows, shape.chains, shape.at_once, min(first + UNROLLED // shape.rows, end)
+    add_following, read = _make_sum(shape, end, last) if last < end else _nothing, four_at if at_once == 4 else two_at
     terms, some = max(at_once // rows, 1), min(at_once, rows)  # that are read at once, of so many rows
 
     @pointwise
@@ -125,13 +130,15 @@ def _nothing(acc, w, memory, at):
 def make_chains(shape: Chains, operands: int, places: int) -> Product:
     """The functions of one kernel, whose operand has `operands` slots: one for all sums, or one for each, and then a unit has one sum.
 
-    Weights are (E, k, slots, H), or, where the operand has several slots, (E, slots, k, H).
+    Weights are (E, k, slots, H), or, where the operand has several slots, (E, slots, k, H); see `tall`.
     """
     real, H, R, units, blocks, splits = number(shape.dtype), shape.H, shape.slots, shape.units, shape.blocks, shape.splits
     depth, rows, words, several = shape.depth, shape.rows, shape.operand_numbers(operands), operands > 1
-    K, sums, ways, add_all = depth * splits, places * words, shape.chains, _make_sum(shape)
+    K, sums, ways, held, some_weights = depth * splits, places * words, shape.chains, shape.held, STREAM
+    add_held, add_some = _make_sum(shape, held) if held else _nothing, _make_sum(shape, some_weights)
     put, (begin_waits, wait) = make_put(blocks, 1, shape.message), make_waits(blocks, shape.dtype.itemsize * operands * rows * H)
-    having = -(-shape.having_units // WARP) * WARP
+    having, apart = -(-shape.having_units // WARP) * WARP, H if several else R * H  # from a weight to the next along k
+    tall = shape.tall
 
     @pointwise
     def stand():
@@ -148,12 +155,35 @@ def make_chains(shape: Chains, operands: int, places: int) -> Product:
         begin_waits(doors)
 
     @pointwise
-    def hold(w, weights, member, place):
+    def first_weight(member, place):
+        """Where the first weight of a thread is."""
         unit, k0 = cuda.blockIdx.x % blocks * units + place.own % units, place.split * depth
-        at = ((member * R + place.tile) * H + k0) * H + unit if several else ((member * H + k0) * R + place.tile) * H + unit
-        for k in range(depth):
-            there = place.own >= 0 and k0 + k < H
-            w[k] = weights[u(at + k * (H if several else R * H))] if there else real(0.0)
+        return ((member * R + place.tile) * tall + k0) * H + unit if several else ((member * tall + k0) * R + place.tile) * H + unit
+
+    @pointwise
+    def hold(w, weights, member, place):
+        at = first_weight(member, place)
+        for k in range(held):
+            there = place.own >= 0 and place.split * depth + k < H
+            w[k] = weights[u(at + k * apart)] if there else real(0.0)
+
+    @pointwise
+    def read_some(some, weights, at, k):
+        """some (STREAM,): the weights from the k-th on, or behind the last one anything."""
+        following = weights[u(at + (k if k < depth else held) * apart) :]
+        for i in range(some_weights):
+            some[i] = following[u(i * apart)]
+
+    @pointwise
+    def stream(acc, weights, member, memory, given, place):
+        """acc += the terms whose weights a thread does not hold."""
+        some, other, at = cuda.local.array(some_weights, real), cuda.local.array(some_weights, real), first_weight(member, place)
+        read_some(some, weights, at, held)
+        for k in range(held, depth, 2 * some_weights):
+            read_some(other, weights, at, k + some_weights)
+            add_some(acc, some, memory, u(given + k * rows))
+            read_some(some, weights, at, k + 2 * some_weights)
+            add_some(acc, other, memory, u(given + (k + some_weights) * rows))
 
     @pointwise
     def give(slot, x, memory, doors, turn, place):
@@ -170,7 +200,10 @@ def make_chains(shape: Chains, operands: int, places: int) -> Product:
     @pointwise
     def multiply(acc, w, weights, member, memory, turn, place):
         if place.own >= 0:
-            add_all(acc, w, memory, u((turn & places - 1) * words + ((place.tile if several else 0) * K + place.split * depth) * rows))
+            given = (turn & places - 1) * words + ((place.tile if several else 0) * K + place.split * depth) * rows
+            add_held(acc, w, memory, u(given))
+            if held < depth:
+                stream(acc, weights, member, memory, given, place)
 
     @pointwise
     def collect(total, first, acc, memory, place):
@@ -188,4 +221,4 @@ def make_chains(shape: Chains, operands: int, places: int) -> Product:
                     found += memory[u(sums + ((split * R + v) * units + place.lane) * rows + place.row)]
                 total[first + (0 if several else v), 0] += found
 
-    return Product(real, depth, (rows, ways), True, stand, clear, hold, give, wait, begin, multiply, collect)
+    return Product(real, held, (rows, ways), True, stand, clear, hold, give, wait, begin, multiply, collect)

@@ -192,7 +192,7 @@ def spread(value: tuple, one_axis: bool, kinds: list, numbers: list) -> None:
                 _require_contiguous(part)
             itemsize, ends = dtype.itemsize, (size,) if axes == 1 else part.shape
             kinds += dtype.char, axes
-            numbers += (0, 0, size, itemsize, part.data.ptr if size else 0, *ends, *((itemsize,) if axes == 1 else part.strides))
+            numbers += (0, 0, size, itemsize, part.data.ptr, *ends, *((itemsize,) if axes == 1 else part.strides))
 
 
 class Parameters:

@@ -11,7 +11,7 @@ from .._loop import layout
 from . import loop, target
 from .ahead import ASYNC, ring_words
 from .backward import make_backward
-from .chains import Chains
+from .chains import STREAM, Chains
 from .cluster import CLUSTERS, SIZES
 from .forward import make_forward
 from .fragments import Shape, lay_out
@@ -23,6 +23,8 @@ from .target import THREADS, WARP
 
 SPLITS = (1, 2, 4)  # of k
 BLOCKS = SIZES  # that share the units of a slice, where a device has clusters
+ROWS = {1: 1, 2: 1, 4: 2, 8: 8}  # of exact blocks, by how many share them: 15 clusters of 8 run at once on 132 multiprocessors,
+MOST_ROWS = (8, 4, 2)  # and where weights are read at every step, as many as have room
 WARPS = 32  # of a block at most
 LANE = 56  # registers that a lane takes beside weights and the numbers of its unit,
 SPLIT = 24  # more of them where operands are in two parts,
@@ -68,20 +70,34 @@ def _plan(cell, H: int, dtype, precision: str, capability: tuple[int, int]) -> P
 
 
 def chains(cell, H: int, dtype) -> Chains | None:
-    """The exact product of a layer whose weights stay in registers, of as few blocks and parts as can be; None where they do not fit."""
-    slots, words = _summed(cell), dtype.itemsize // 4
+    """The exact product of a layer whose weights stay in registers, of as few blocks and parts as can be.
+
+    Or where no blocks have room for all of them, of as many blocks, rows, and weights in registers; None where there are no clusters.
+    """
+    slots = _summed(cell)
     if not slots or layout(cell).modulated[1] or target.capability() < ASYNC:
         return None
-    for blocks, splits in _sizes():
-        shape = Chains(dtype, H, slots, blocks, splits)
-        numbers = max(_numbers(cell)) + PARAMETER * len(cell.parameters) + shape.depth + shape.rows
-        if shape.units * (blocks - 1) >= H:
-            continue  # a block that sends nothing would not keep the others from running ahead of it
-        fits = shape.threads <= THREADS and shape.depth * words <= RESIDENT
-        fits = fits and shape.shared_bytes(slots) + _ring_bytes(shape, seen_numbers(cell)) <= room(shape)
-        if fits and CHAIN[dtype.itemsize] + (CLUSTER if blocks > 1 else 0) + numbers * words <= shape.registers:
-            return shape
-    return None
+    whole = (shape for blocks, splits in _sizes() if (shape := _chains(cell, H, dtype, blocks, splits, ROWS[blocks], True)))
+    found = next(whole, None)
+    if found or target.capability() < CLUSTERS:
+        return found
+    parts = (_chains(cell, H, dtype, BLOCKS[-1], splits, rows, False) for rows in MOST_ROWS for splits in SPLITS)
+    worth = [shape for shape in parts if shape and shape.rows * dtype.itemsize >= loop.WIDE]  # who has fewer rows reads weights more often
+    return max(worth, key=lambda shape: (shape.rows, shape.held * shape.threads), default=None)
+
+
+def _chains(cell, H: int, dtype, blocks: int, splits: int, rows: int, whole: bool) -> Chains | None:
+    """With all weights in registers, or the most that have room there; None where something has no room."""
+    slots, words = _summed(cell), dtype.itemsize // 4
+    most, grain = min(rows, slots * splits), 16 // dtype.itemsize if whole else 2 * STREAM  # a unit of each row takes a thread
+    shape = Chains(dtype, H, slots, blocks, splits, 1 << (most.bit_length() - 1), 0, grain)
+    left = shape.registers - CHAIN[dtype.itemsize] - (CLUSTER if blocks > 1 else 0)
+    fitting = min(left // words - max(_numbers(cell)) - PARAMETER * len(cell.parameters) - shape.rows, RESIDENT // words)
+    shape = shape._replace(held=shape.depth if whole else min((fitting - 2 * STREAM) // grain * grain, shape.depth))
+    if shape.units * (blocks - 1) >= H:
+        return None  # a block that sends nothing would not keep the others from running ahead of it
+    shared = shape.shared_bytes(slots) + _ring_bytes(shape, seen_numbers(cell))
+    return shape if 0 <= shape.held <= fitting and shape.threads <= THREADS and shared <= room(shape) else None
 
 
 def room(shape) -> int:
@@ -114,9 +130,10 @@ def _exact(cell, H: int, dtype) -> Plan:
     shape = chains(cell, H, dtype)
     if shape:
 
-        forward = _resident(make_resident_forward, cell, shape, shape.places, shape.shared_bytes(1), len(cell.slots), k_first)
+        ready = (k_first, as_it_is) if shape.tall == H else (filled(k_first, shape.tall), filled(as_it_is, shape.tall))
+        forward = _resident(make_resident_forward, cell, shape, shape.places, shape.shared_bytes(1), len(cell.slots), ready[0])
         shared, numbers = shape.shared_bytes(shape.slots), seen_numbers(cell)
-        backward = _resident(make_resident_backward, cell, shape, shape.places, shared, numbers, as_it_is)
+        backward = _resident(make_resident_backward, cell, shape, shape.places, shared, numbers, ready[1])
         return Plan(shape.rows, shape.threads, shape.blocks, forward, backward)
     rows = loop.block_rows(cell, H, dtype.itemsize)
     if not rows:
@@ -140,6 +157,19 @@ def k_first(weight, empty):
 
 def as_it_is(weight, empty):
     return weight
+
+
+def filled(operand: Callable, tall: int) -> Callable:
+    """As `operand`, with zeros behind the last k of each slot, so that there are `tall`."""
+
+    def fill(weight, empty):
+        H = weight.shape[2]
+        given = operand(weight, empty).reshape(len(weight), -1, H, weight.shape[1] if operand is k_first else H)
+        result = empty((*given.shape[:2], tall, given.shape[3]), weight.dtype)
+        result[:, :, :H], result[:, :, H:] = given, 0
+        return result
+
+    return fill
 
 
 def _on_tensor_cores(cell, H: int, precision: str) -> Plan:
