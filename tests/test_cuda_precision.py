@@ -13,6 +13,7 @@ from variants import COMPILED, label
 import fastrnn as fr
 from fastrnn import _device
 from fastrnn.cells import build
+from fastrnn.cells._cell import Cell, Slot
 from fastrnn.kernels.cuda import fragments, plan, product, target
 
 TENSOR = ["split", "tf32", "bf16"]
@@ -102,7 +103,9 @@ def test_weights_held_or_read_and_any_order_give_the_same_bits(variant, precisio
         assert (array == want[name]).all(), name
 
 
-@pytest.mark.parametrize("precision, blocks, splits", [("tf32", 1, 2), ("bf16", 1, 4), ("split", 2, 1), ("bf16", 2, 2), ("tf32", 4, 1), ("bf16", 4, 1)])
+@pytest.mark.parametrize(
+    "precision, blocks, splits", [("tf32", 1, 2), ("bf16", 1, 4), ("split", 2, 1), ("bf16", 2, 2), ("tf32", 4, 1), ("bf16", 4, 1)]
+)
 def test_parts_of_k_and_clusters(precision, blocks, splits, gpu, monkeypatch):
     """Near to what they should be, and the same bits in any order of threads and whether weights are held or read."""
     monkeypatch.setattr(plan, "BLOCKS", (blocks,))
@@ -118,6 +121,30 @@ def test_parts_of_k_and_clusters(precision, blocks, splits, gpu, monkeypatch):
     gpu(order="random", seed=splits)
     for name, array in bits(device, inputs, forward={"rng": 1}).items():
         assert (array == want[name]).all(), name
+
+
+def test_one_place_for_operands_that_are_not_met_for(gpu, monkeypatch):
+    """Of both ways; a cell with many slots, of which few have a product, has no room for two where there is little."""
+    monkeypatch.setattr(plan, "BLOCKS", (1,))
+    monkeypatch.setattr(plan, "SPLITS", (1,))
+    monkeypatch.setattr(plan, "places", lambda shape, operands, numbers: 1)
+    _, device = on_both(LSTM, dtype="float32", precision="tf32", H=WIDE)
+    want = bits(device, batch(device))
+    gpu(order="random", seed=2)
+    for name, array in bits(device, batch(device)).items():
+        assert (array == want[name]).all(), name
+
+
+def test_shared_memory_has_room_for_what_either_way_reads(monkeypatch):
+    """A cell that reads more forward than back: 8 slots without a product, and 4 with one."""
+    monkeypatch.setattr(target, "capability", lambda: (8, 6))
+    names = tuple("abcdefghijkl")
+    slots = tuple(Slot(name, name, None) for name in names[:8]) + tuple(Slot(name, name, name) for name in names[8:])
+    cell = Cell("many", names, slots, states=("h",), saved=(), step=len, step_backward=len)
+    most = max(H for H in range(16, 400, 16) if plan.shapes(cell, H, "tf32"))
+    for H in range(16, most + 1, 16):
+        own = plan.plan(cell, H, np.dtype("float32"), "tf32")
+        assert max(own.forward.shared, own.backward.shared) + 2 * 8 * (own.rows + 1) <= target.more_shared()
 
 
 @pytest.mark.parametrize("precision", TENSOR)

@@ -9,8 +9,8 @@ from numba import cuda, float64, int32, int64
 from fastrnn._math import fma
 from fastrnn.kernels.cuda.ahead import AHEAD, PLACES, await_step, close, fetch
 from fastrnn.kernels.cuda.cluster import DOORS, make_door, make_put, make_waits, meet, send, send_two
-from fastrnn.kernels.cuda.loop import u
 from fastrnn.kernels.cuda.compiler import Kernel
+from fastrnn.kernels.cuda.loop import u
 from fastrnn.kernels.cuda.mma import LINE, TILE, as_number, form, four_at
 
 
@@ -367,7 +367,9 @@ def test_a_door_that_has_not_been_made():
         gridsim.launch(Kernel(kernel, 0, 2), 2, 1, 16, np.zeros(1))
 
 
-@pytest.mark.parametrize("blocks, apart, words, copies", [(2, 4, 2, 1), (8, 4, 4, 1), (2, 8, 1, 2), (8, 8, 4, 2), (4, 1, 4, 1), (4, 1, 1, 1)])
+@pytest.mark.parametrize(
+    "blocks, apart, words, copies", [(2, 4, 2, 1), (8, 4, 4, 1), (2, 8, 1, 2), (8, 8, 4, 2), (4, 1, 4, 1), (4, 1, 1, 1)]
+)
 def test_neighbours_are_one_message_to_each_block(blocks, apart, words, copies):
     """A lane's number i is that of lanes `apart` lanes away, `copies` of them, and of the block; in the memory of all blocks, in order."""
     put, near = make_put(blocks, apart, words, copies), apart // copies

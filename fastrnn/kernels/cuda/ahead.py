@@ -1,7 +1,7 @@
 """What a step reads of memory, on its way some steps ahead: a number takes as long to come as a step does, or two.
 
 It comes into shared memory, by `cp.async`, where every thread has a ring of its own, of as many steps as are a power of two. Registers
-would not do: where a loop goes round, what is ahead moves from one to another, and a thread that moves what is still on its way waits for it.
+would not do: where a loop goes round, what is ahead moves from one to another, and who moves what is still on its way waits for it.
 (PTX ISA, "cp.async": numbers of a step are a group; groups come in order.)
 """
 

@@ -19,7 +19,7 @@ from .mma import form
 from .resident_backward import make_resident_backward
 from .resident_forward import make_resident_forward
 from .steps import seen_numbers
-from .target import THREADS, WARP
+from .target import THREADS
 
 SPLITS = (1, 2, 4)  # of k
 BLOCKS = SIZES  # that share the units of a slice, where a device has clusters
@@ -96,7 +96,7 @@ def _chains(cell, H: int, dtype, blocks: int, splits: int, rows: int, whole: boo
     shape = shape._replace(held=shape.depth if whole else min((fitting - 2 * STREAM) // grain * grain, shape.depth))
     if shape.units * (blocks - 1) >= H:
         return None  # a block that sends nothing would not keep the others from running ahead of it
-    shared = shape.shared_bytes(slots) + _ring_bytes(shape, seen_numbers(cell))
+    shared = shape.shared_bytes(slots) + _ring_bytes(shape, max(seen_numbers(cell), len(cell.slots)))
     return shape if 0 <= shape.held <= fitting and shape.threads <= THREADS and shared <= room(shape) else None
 
 
@@ -215,13 +215,13 @@ def shapes(cell, H: int, precision: str) -> tuple[Shape, Shape] | None:
 
 def _shapes(cell, H: int, precision: str, blocks: int, splits: int) -> tuple[Shape, Shape] | None:
     slots, found, lane = _summed(cell), [], LANE + SPLIT * (form(precision).parts - 1) + PARAMETER * len(cell.parameters)
-    for numbers, operands, sums in zip(_numbers(cell), (1, slots), (slots, 1)):
+    for numbers, operands, sums, ring in zip(_numbers(cell), (1, slots), (slots, 1), (len(cell.slots), seen_numbers(cell))):
         shape = Shape(precision, H, slots, blocks, splits, 0)
         if shape.warps > WARPS:
             return None
         left = shape.registers - lane - 4 * slots - numbers
         held = shape.steps if shape.steps * shape.words_a_step <= left else (left - AGAIN) // shape.words_a_step
-        shared = shape.shared_bytes(operands, sums, 1 if blocks == 1 else 2) + _ring_bytes(shape, seen_numbers(cell))
+        shared = shape.shared_bytes(operands, sums, 1 if blocks == 1 else 2) + _ring_bytes(shape, ring)
         if held < 0 or shared > room(shape):
             return None
         found.append(shape._replace(held=held))

@@ -19,8 +19,8 @@ def make_resident_backward(cell, shape, places: int, words: int):
 
     A chain of sums a slot, added in the order of slots. Operands take turns in two places, or have one, where there is a barrier more;
     they have so many `words` of shared memory, and behind them is what the next steps have left. What this way leaves is written, and what
-    it needs is read, while the product is computed, or where operands come from other blocks, while they are on their way. From one wait to
-    the next there is no branch where every thread has a unit: what does not wait for the product is computed during it.
+    it needs is read, while the product is computed, or where operands come from other blocks, while they are on their way. Where every
+    thread has a unit, none goes another way than others from one wait to the next: what need not wait for the product does not.
     """
     G, S, K, R, H, real = len(cell.slots), len(cell.states), len(cell.saved), shape.slots, shape.H, number(shape.dtype)
     product = shape.product(R, places)

@@ -17,13 +17,13 @@ from .target import kernel_within, number
 def make_resident_forward(cell, shape, places: int, words: int):
     """The forward kernel, with the arguments of `forward.make_forward`'s; `shape`, of `chains` or `fragments`, makes the product.
 
-    Operands take turns in two places, or have one, where `collect` has a barrier. They have so many `words` of shared memory; behind them
+    Operands take turns in two places, or have one, where there is a barrier more. They have so many `words` of shared memory; behind them
     is what z has of the next steps. That is read, and what a step leaves is written, while the product is computed, or where operands come
     from other blocks, while they are on their way.
     """
     G, S, K, H, real = len(cell.slots), len(cell.states), len(cell.saved), shape.H, number(shape.dtype)
     product = shape.product(1, places)
-    word, room, sums, _, _, _, _, give, wait, begin, multiply, collect = product
+    word, room, sums, meets, _, _, _, give, wait, begin, multiply, collect = product
     (first, _), max_of_k, max_of_p, room = layout(cell).recurrent, K or 1, len(cell.parameters) or 1, room or 1  # never an array of nothing
     enter, unit_parameters, (advance, keep) = make_enter(shape, product, real), make_unit_parameters(cell), make_advance(cell, shape.dtype)
     (ring, apart, read), every = make_ring(word, shape.having_units, G, words), shape.having_units == shape.threads
@@ -77,6 +77,8 @@ def make_resident_forward(cell, shape, places: int, words: int):
             if every or n < own:
                 advance(n, unit, a, s, p, left, run, n < own)
             turn = following(turn, 1)
+            if places == 1 and not meets:
+                cuda.syncthreads()
             give(0, s[0, 0] * share, memory, doors, turn, place)
             if away:
                 keep(unit, at, a, s, left, run, n < own)

@@ -195,7 +195,7 @@ def make_look(cell, one, either):
 
 @cache
 def make_retreat(cell, dtype) -> Backward:
-    """The functions that take a unit back by a step, of which `make_look` reads the most; da (G, 1), ds (S, 1), unit parameters p (P, 1)."""
+    """The functions that take a unit back by a step, which `make_look` reads; da (G, 1), ds (S, 1), unit parameters p (P, 1)."""
     step_backward, real = cell.step_backward, number(dtype)
     G, S, P, K = len(cell.slots), len(cell.states), len(cell.parameters), len(cell.saved)
     take_states, take_saved, take_unit, put_gates, put_states, put_unit = TAKE[S], TAKE[K], TAKE[P], PUT[G], PUT[S], PUT[P]
