@@ -279,6 +279,8 @@ def _get_if(array, place, there):
 def _fetch(memory, at, array, place, there):
     number = _get_if(array, place, there)
     at = int(memory._find(int(at)))
+    if any(place == at for group in now.thread.fetched for _, place, _ in group):
+        raise Race(f"{now.thread.title} fetches to {memory.memory.name}[{at}], where something is on its way")
     memory.memory.unwritten[at] = 1
     now.thread.fetched[-1].append((memory, at, number.view(memory.dtype) if memory.dtype.kind == "i" else number))
 

@@ -143,12 +143,12 @@ def named(value) -> str:
 
 @pytest.mark.parametrize(
     "variant, precision, sizes",
-    [(variant, precision, 2) for variant in BASIC for precision in TENSOR]
+    [(variant, precision, 2 if precision == "tf32" else 1) for variant in BASIC for precision in TENSOR]
     + [(variant, precision, 1) for variant, precision in zip(filter(has_product, OTHERS), 2 * TENSOR)],
     ids=named,
 )
 def test_the_time_loop_on_tensor_cores(variant, precision, sizes, tmp_path, monkeypatch):
-    """Of one block, at the most units that there is room for; and at 64, where weights are in registers, all or most of them."""
+    """Of one block, at the most units that there is room for; some at 64, too, where weights are in registers, all or most of them."""
     monkeypatch.setattr(target, "capability", lambda: (8, 0))
     cell = build(variant[0], **variant[1])
     most = max(H for H in range(1, 1024) if plan.shapes(cell, H, precision))
@@ -172,7 +172,7 @@ def test_the_time_loop_in_clusters(name, H, precision, tmp_path, monkeypatch):
     "name, H, dtype",
     [("lstm", 128, "float32"), ("lstm", 168, "float32"), ("lstm", 184, "float32"), ("lstm", 256, "float32"), ("lstm", 128, "float64"),
      ("gru", 192, "float32"), ("gru", 256, "float32"), ("rnn", 512, "float32"),
-     ("lstm", 512, "float32"), ("lstm", 1000, "float32"), ("lstm", 256, "float64"), ("gru", 384, "float32")],
+     ("lstm", 512, "float32"), ("lstm", 250, "float64")],
 )  # fmt: skip
 def test_the_exact_time_loop_in_clusters(name, H, dtype, tmp_path, monkeypatch):
     monkeypatch.setattr(target, "capability", lambda: (9, 0))

@@ -425,10 +425,10 @@ def test_what_is_fetched_ahead():
     assert (x == y).all()
 
 
-@pytest.mark.parametrize("ahead, waits", [(AHEAD, False), (AHEAD - 1, True)])
-def test_what_is_fetched_and_not_waited_for(ahead, waits):
-    """No wait, and one that lets too many be on their way."""
-    with pytest.raises(Unwritten):
+@pytest.mark.parametrize("ahead, waits, error", [(AHEAD, False, Unwritten), (AHEAD - 1, True, Unwritten), (PLACES + 1, True, Race)])
+def test_what_is_fetched_and_not_waited_for(ahead, waits, error):
+    """No wait, one that lets too many be on their way, and more of them than there are places."""
+    with pytest.raises(error):
         fetch_all(9, ahead, waits)
 
 
