@@ -153,10 +153,9 @@ def make_waits(blocks: int, size: int):
 def make_put(blocks: int, apart: int, words: int, copies: int = 1):
     """``put(memory, at, value, doors, turn, there)``: into the shared memory of every block, as part of operand `turn`, if it is `there`.
 
-    A message takes about as long as its way is free for, whatever it says: so `words` lanes of a warp, each `apart` from the next, whose
-    words are neighbours in memory, beginning at a multiple of so many, are one message. Each of the lanes that have the same to say then
-    (before, `copies` of them had, which lie nearer) sends it to its part of the blocks. All lanes come here; those of a message are all
-    `there` or none.
+    Sending takes as long for four words as for one. So the words of `words` lanes, each `apart` from the next, are one message: they are
+    neighbours in memory, from a multiple of so many on. All of these lanes then have it, and so have `copies` of each that lie nearer and
+    had the same word: they share the blocks among them. All lanes of a warp come here; those of a message are all `there`, or none.
     """
     sharing = words * copies
     own, near, middle = blocks // sharing, apart // copies, 2 * apart

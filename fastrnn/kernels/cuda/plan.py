@@ -129,7 +129,6 @@ def _numbers(cell) -> tuple[int, int]:
 def _exact(cell, H: int, dtype) -> Plan:
     shape = chains(cell, H, dtype)
     if shape:
-
         ready = (k_first, as_it_is) if shape.tall == H else (filled(k_first, shape.tall), filled(as_it_is, shape.tall))
         forward = _resident(make_resident_forward, cell, shape, shape.places, shape.shared_bytes(1), len(cell.slots), ready[0])
         shared, numbers = shape.shared_bytes(shape.slots), seen_numbers(cell)

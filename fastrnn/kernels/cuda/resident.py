@@ -88,12 +88,12 @@ class Entry(NamedTuple):
     length: np.ndarray
 
 
-# Steps are counted in 32 bits: what is longer is counted in two halves.
+# Steps are counted in 32 bits, as a GPU adds and compares them at once.
 
 
 @pointwise
-def following(n, steps):
-    """The step so many behind step n."""
+def later(n, steps):
+    """The step so many after step n."""
     return int32(n + steps)
 
 

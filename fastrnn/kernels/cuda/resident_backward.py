@@ -8,7 +8,7 @@ from ..._jit import pointwise
 from .._loop import layout
 from .ahead import AHEAD, await_step, close, fetch, fetch_either, make_ring
 from .loop import u
-from .resident import following, least, load, make_enter, sized, store
+from .resident import later, least, load, make_enter, sized, store
 from .steps import Seen, make_look, make_retreat, make_unit_parameters, moved, rows_of, seen_numbers, went_on
 from .target import kernel_within, number
 
@@ -93,11 +93,11 @@ def make_resident_backward(cell, shape, places: int, words: int):
             cut[i] = real(0.0)
         load(dstate, ds, unit, there, S, span)
         unit_parameters(unit, p, run)
-        n = following(least(length[0], span.end), -1)
+        n = later(least(length[0], span.end), -1)
         at, moves = rows_of(n, unit, span), (head <= n) & (n < unit.length)
         look_behind(unit, at, seen.old, run, moves)
         for k in range(AHEAD):
-            look(following(n, -k), head, moved(at, -k, span), memory, unit, run, start, flow)
+            look(later(n, -k), head, moved(at, -k, span), memory, unit, run, start, flow)
         take(seen, n, memory, unit)
         move(moves, unit, at, seen, ds, da, whole, p, run, flow, back, limit)
         for s in range(R):
@@ -106,22 +106,22 @@ def make_resident_backward(cell, shape, places: int, words: int):
             count(whole, limit, cut)
             if away:
                 leave(unit, at, went_on(seen) * share, da, run, flow, back, moves)
-                look(following(n, -AHEAD), head, moved(at, -AHEAD, span), memory, unit, run, start, flow)
-                take(seen, following(n, -1), memory, unit)
+                look(later(n, -AHEAD), head, moved(at, -AHEAD, span), memory, unit, run, start, flow)
+                take(seen, later(n, -1), memory, unit)
             begin(acc)
             wait(doors, turn)
             multiply(acc, w, weights, unit.member, memory, turn, place)
             if not away:
                 leave(unit, at, went_on(seen) * share, da, run, flow, back, moves)
-                look(following(n, -AHEAD), head, moved(at, -AHEAD, span), memory, unit, run, start, flow)
-                take(seen, following(n, -1), memory, unit)
-            at, n = moved(at, -1, span), following(n, -1)
+                look(later(n, -AHEAD), head, moved(at, -AHEAD, span), memory, unit, run, start, flow)
+                take(seen, later(n, -1), memory, unit)
+            at, n = moved(at, -1, span), later(n, -1)
             got[0, 0] = real(0.0)
             collect(got, 0, acc, memory, place)
             ds[0, 0] += got[0, 0] * share
             if places == 1 and not meets:
                 cuda.syncthreads()
-            turn, moves = following(turn, 1), (head <= n) & (n < unit.length)
+            turn, moves = later(turn, 1), (head <= n) & (n < unit.length)
             move(moves, unit, at, seen, ds, da, whole, p, run, flow, back, limit)
             for s in range(R):
                 give(s, da[first + s, 0], memory, doors, turn, place)

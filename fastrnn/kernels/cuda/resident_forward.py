@@ -8,7 +8,7 @@ from ..._jit import pointwise
 from .._loop import layout
 from .ahead import AHEAD, await_step, close, fetch, make_ring
 from .loop import half
-from .resident import following, least, load, make_enter, sized, store
+from .resident import later, least, load, make_enter, sized, store
 from .steps import Left, make_advance, make_unit_parameters, moved, place_in, place_in_y, row_of, rows_of
 from .target import kernel_within, number
 
@@ -59,7 +59,7 @@ def make_resident_forward(cell, shape, places: int, words: int):
         own, n, turn, at = least(unit.length, span.end), start, int32(0), rows_of(span.begin, unit, span)
         give(0, s[0, 0] * share, memory, doors, 0, place)
         for k in range(AHEAD):
-            look(following(start, k), end, half(at.own + k * span.B), memory, unit, z)
+            look(later(start, k), end, half(at.own + k * span.B), memory, unit, z)
         take(ahead, start, memory, unit)
         before = at
         wait(doors, 0)
@@ -71,20 +71,20 @@ def make_resident_forward(cell, shape, places: int, words: int):
             for g in range(G):
                 a[g, 0] = ahead[g, 0]
             if not away:
-                look(following(n, AHEAD), end, half(at.own + AHEAD * span.B), memory, unit, z)
-                take(ahead, following(n, 1), memory, unit)
+                look(later(n, AHEAD), end, half(at.own + AHEAD * span.B), memory, unit, z)
+                take(ahead, later(n, 1), memory, unit)
             collect(a, first, acc, memory, place)
             if every or n < own:
                 advance(n, unit, a, s, p, left, run, n < own)
-            turn = following(turn, 1)
+            turn = later(turn, 1)
             if places == 1 and not meets:
                 cuda.syncthreads()
             give(0, s[0, 0] * share, memory, doors, turn, place)
             if away:
                 keep(unit, at, a, s, left, run, n < own)
-                look(following(n, AHEAD), end, half(at.own + AHEAD * span.B), memory, unit, z)
-                take(ahead, following(n, 1), memory, unit)
-            before, at, n = at, moved(at, 1, span), following(n, 1)
+                look(later(n, AHEAD), end, half(at.own + AHEAD * span.B), memory, unit, z)
+                take(ahead, later(n, 1), memory, unit)
+            before, at, n = at, moved(at, 1, span), later(n, 1)
             wait(doors, turn)
         if not away:
             keep(unit, before, a, s, left, run, (n > start) & (n <= own))
