@@ -10,7 +10,7 @@ from tolerances import TOLERANCES
 
 import fastrnn as fr
 from fastrnn import cli, losses
-from fastrnn.kernels.cuda import product, target
+from fastrnn.kernels.cuda import chains, plan, product, target
 
 T, B, D, O = 5, 4, 2, 3
 LENGTHS = np.array([3, 5, 0, 4])
@@ -172,6 +172,25 @@ def test_ensembles(name, gpu):
     for seed, model, rate, member in zip((3, 1, 4), alone, rates, ensembles[1].members):
         fr.fit(model, data, validation=data, epochs=2, batch_size=3, optimizer=rate, seed=seed)
         assert (member.params.flat == model.params.flat).all()
+
+
+def test_members_whose_weights_have_no_room(gpu, monkeypatch):
+    """Read at every step, each member's own, with zeros behind the last."""
+    monkeypatch.setattr(chains, "STREAM", 1)
+    monkeypatch.setattr(plan, "STREAM", 1)
+    monkeypatch.setattr(plan, "SPLITS", (1,))
+    monkeypatch.setattr(plan, "RESIDENT", 4)
+
+    def build(device):
+        options = {"dtype": "float64", "device": device}
+        return fr.Model(fr.LSTM(2, 15, **options), fr.Linear(15, 2, **options), loss=fr.MeanSquaredError())
+
+    ensembles, rng = [fr.Ensemble(build(device), members=2) for device in ("cpu", "cuda")], np.random.default_rng(0)
+    data, found = (rng.standard_normal((3, 4, 2)), rng.standard_normal((4, 2))), plan.chains(fr.cells.build("lstm"), 15, np.dtype("float64"))
+    assert (found.blocks, found.held, found.tall) == (8, 0, 16)
+    histories = [fr.fit(ensemble, data, epochs=2, optimizer=fr.SGD(0.5)) for ensemble in ensembles]
+    assert_alike(ensembles[1].params.flat, ensembles[0].params.flat, "parameters")
+    assert_alike(histories[1]["loss"], histories[0]["loss"], "loss")
 
 
 def test_members_of_an_ensemble_that_end_early(gpu):
