@@ -186,7 +186,8 @@ def test_members_whose_weights_have_no_room(gpu, monkeypatch):
         return fr.Model(fr.LSTM(2, 15, **options), fr.Linear(15, 2, **options), loss=fr.MeanSquaredError())
 
     ensembles, rng = [fr.Ensemble(build(device), members=2) for device in ("cpu", "cuda")], np.random.default_rng(0)
-    data, found = (rng.standard_normal((3, 4, 2)), rng.standard_normal((4, 2))), plan.chains(fr.cells.build("lstm"), 15, np.dtype("float64"))
+    data = rng.standard_normal((3, 4, 2)), rng.standard_normal((4, 2))
+    found = plan.chains(fr.cells.build("lstm"), 15, np.dtype("float64"))
     assert (found.blocks, found.held, found.tall) == (8, 0, 16)
     histories = [fr.fit(ensemble, data, epochs=2, optimizer=fr.SGD(0.5)) for ensemble in ensembles]
     assert_alike(ensembles[1].params.flat, ensembles[0].params.flat, "parameters")
