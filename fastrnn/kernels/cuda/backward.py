@@ -10,7 +10,7 @@ from .._loop import layout
 from .._take import TAKE
 from .loop import Block, find_rows, following, masked, summed_slots, u
 from .mma import get_either, get_if
-from .steps import Seen, Unit, make_look, make_retreat, make_unit_parameters, place_in, rows_of, seen_numbers, went_on
+from .steps import Given, Seen, Slopes, Unit, make_look, make_retreat, make_unit_parameters, place_in, rows_of, seen_numbers, went_on
 from .target import kernel_within, number
 
 
@@ -72,9 +72,9 @@ def make_backward(cell, dtype, rows: int, registers: int):
         return Unit(block.member, block.b[u(r)], block.length[u(r)], j)
 
     @pointwise
-    def write_row(n, r, j, da, block, run, flow, back):
+    def write_row(n, r, j, da, block, given):
         unit = unit_of(r, j, block)
-        write(unit, rows_of(n, unit, run.span), da, run, flow, back, True)
+        write(unit, rows_of(n, unit, given.run.span), da, given, True)
 
     @pointwise
     def give(r, j, begin, end, da, memory, H):
@@ -83,22 +83,23 @@ def make_backward(cell, dtype, rows: int, registers: int):
             memory[u((S * H + (g - begin) * H + j) * rows + r)] = da[g, 0]
 
     @pointwise
-    def move(n, r, j, da, block, run, start, flow, back):
-        """Unit j of row r by a step: the gradients of its pre-activations (G, 1), and of its state but for the product."""
-        memory, H, unit, p = block.memory, run.span.H, unit_of(r, j, block), cuda.local.array((max_of_p, 1), real)
+    def move(n, r, j, slopes, block, given):
+        """Unit j of row r by a step: the gradients of its pre-activations, and of its state but for the product."""
+        run, memory, unit, p = given.run, block.memory, unit_of(r, j, block), cuda.local.array((max_of_p, 1), real)
+        H, ds = run.span.H, slopes.ds
         own = rows_of(n, unit, run.span)
-        found, ds = cuda.local.array((many, 1), real), cuda.local.array((S, 1), real)
+        found = cuda.local.array((many, 1), real)
         seen = Seen(found[:K], found[K : K + S], found[K + S : K + S + 1], found[K + S + 1 :], cuda.local.array((S, 1), real))
-        look(n, unit, own, found, run, start, flow, True)
+        look(n, unit, own, found, given, True)
         look_behind(unit, own, seen.new, run, True)
         for i in range(S):
             ds[i, 0] = memory[u((i * rows + r) * H + j)]
         if recurrent:
             ds[0, 0] += product_of(rec1 - rec0, r, j, block, run)
         unit_parameters(unit, p, run)
-        retreat(unit, own, seen, ds, da, p, run, flow, back, True)
+        retreat(unit, own, seen, slopes, p, given, True)
         h = went_on(seen) if modulated else masked(went_on(seen), run.batch.mask, run.span, block.member, unit.b, j)
-        hold(unit, own, h, run, back, True)
+        hold(unit, own, h, given, True)
         for i in range(S):
             memory[u((i * rows + r) * H + j)] = ds[i, 0]
 
@@ -124,10 +125,9 @@ def make_backward(cell, dtype, rows: int, registers: int):
             block.memory[u((i * rows + r) * H + j)] += states[i]
 
     @pointwise
-    def clip_and_count(da, limit, cut):
-        whole = cuda.local.array((G, 1), real)
-        clip(da, whole, limit)
-        count(whole, limit, cut)
+    def clip_and_count(slopes, limit, cut):
+        clip(slopes, limit)
+        count(slopes.whole, limit, cut)
 
     @pointwise
     def nothing(da):
@@ -137,7 +137,9 @@ def make_backward(cell, dtype, rows: int, registers: int):
     @kernel_within(registers)
     def backward(run, start, flow, dstate, limit, back):
         memory, b, length = cuda.shared.array(0, real), cuda.shared.array(rows, int64), cuda.shared.array(rows, int64)
-        da, cut = cuda.local.array((G, 1), real), cuda.local.array(3, real)
+        ds, whole, cut = cuda.local.array((S, 1), real), cuda.local.array((G, 1), real), cuda.local.array(3, real)
+        da, given = cuda.local.array((G, 1), real), Given(run, start, flow, limit, back)
+        slopes = Slopes(ds, da, whole)
         span, thread, threads = run.span, cuda.threadIdx.x, cuda.blockDim.x
         B, H, slices = span.B, span.H, (span.B + rows - 1) // rows
         find_rows(cuda.blockIdx.x, rows, run.batch, slices, B, b, length)
@@ -158,10 +160,10 @@ def make_backward(cell, dtype, rows: int, registers: int):
             while r < rows:
                 nothing(da)
                 if n < length[u(r)]:
-                    move(n, r, j, da, block, run, start, flow, back)
+                    move(n, r, j, slopes, block, given)
                     if not modulated:
-                        clip_and_count(da, limit, cut)
-                    write_row(n, r, j, da, block, run, flow, back)
+                        clip_and_count(slopes, limit, cut)
+                    write_row(n, r, j, da, block, given)
                 give(r, j, mod0 if modulated else rec0, mod1 if modulated else rec1, da, memory, H)
                 r, j = following(r, j, threads, H)
             cuda.syncthreads()
@@ -173,8 +175,8 @@ def make_backward(cell, dtype, rows: int, registers: int):
                     nothing(da)
                     if n < length[u(r)]:
                         add_modulated(n, r, j, da, block, run, back)
-                        clip_and_count(da, limit, cut)
-                        write_row(n, r, j, da, block, run, flow, back)
+                        clip_and_count(slopes, limit, cut)
+                        write_row(n, r, j, da, block, given)
                     give(r, j, rec0, rec1, da, memory, H)
                     r, j = following(r, j, threads, H)
                 cuda.syncthreads()

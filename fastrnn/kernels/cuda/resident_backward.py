@@ -9,7 +9,7 @@ from .._loop import layout
 from .ahead import AHEAD, await_step, close, fetch, fetch_either, make_ring
 from .loop import u
 from .resident import later, least, load, make_enter, sized, store
-from .steps import Seen, make_look, make_retreat, make_unit_parameters, moved, rows_of, seen_numbers, went_on
+from .steps import Given, Seen, Slopes, make_look, make_retreat, make_unit_parameters, moved, rows_of, seen_numbers, went_on
 from .target import kernel_within, number
 
 
@@ -43,10 +43,10 @@ def make_resident_backward(cell, shape, places: int, words: int):
     look_at = make_look(cell, bring, bring_either)
 
     @pointwise
-    def look(n, begin, rows, memory, unit, run, start, flow):
+    def look(n, begin, rows, memory, unit, given):
         """Begin to bring what step n has left, of a thread that has a unit."""
         if every or unit.j < H:
-            look_at(n, unit, rows, (memory, ring(n)), run, start, flow, (begin <= n) & (n < unit.length))
+            look_at(n, unit, rows, (memory, ring(n)), given, (begin <= n) & (n < unit.length))
         close()
 
     @pointwise
@@ -66,18 +66,18 @@ def make_resident_backward(cell, shape, places: int, words: int):
                 seen.pull[i, 0] = read(memory, at + (K + S + 1 + i) * apart)
 
     @pointwise
-    def leave(unit, rows, operand, da, run, flow, back, there):
-        hold_operand(unit, rows, operand, run, back, there)
-        write(unit, rows, da, run, flow, back, there)
+    def leave(unit, rows, operand, slopes, given, there):
+        hold_operand(unit, rows, operand, given, there)
+        write(unit, rows, slopes.da, given, there)
 
     @pointwise
-    def move(there, unit, rows, seen, ds, da, whole, p, run, flow, back, limit):
-        """Take a thread's unit back by a step, if it is `there`, and clip da, in `whole` what it was."""
+    def move(unit, rows, seen, slopes, p, given, there):
+        """Take a thread's unit back by a step, if it is `there`, and clip."""
         for g in range(G):
-            da[g, 0] = real(0.0)
+            slopes.da[g, 0] = real(0.0)
         if every or there:
-            retreat(unit, rows, seen, ds, da, p, run, flow, back, there)
-        clip(da, whole, limit)
+            retreat(unit, rows, seen, slopes, p, given, there)
+        clip(slopes, given.limit)
 
     @kernel_within(shape.registers, shape.blocks)
     def backward(run, start, flow, dstate, limit, back):
@@ -86,7 +86,8 @@ def make_resident_backward(cell, shape, places: int, words: int):
         old, new, dy = cuda.local.array((S, 1), real), cuda.local.array((S, 1), real), cuda.local.array((1, 1), real)
         seen = Seen(cuda.local.array((max_of_k, 1), real), old, dy, cuda.local.array((3, 1), real), new)
         got, cut, p = cuda.local.array((1, 1), real), cuda.local.array(3, real), cuda.local.array((max_of_p, 1), real)
-        run = sized(run, H)
+        run, slopes = sized(run, H), Slopes(ds, da, whole)
+        given = Given(run, start, flow, limit, back)
         place, unit, there, share, memory, doors, length = enter(run, w)
         span, weights, turn, head = run.span, run.weights.recurrent, int32(0), int32(run.span.begin)
         for i in range(3):
@@ -97,23 +98,23 @@ def make_resident_backward(cell, shape, places: int, words: int):
         at, moves = rows_of(n, unit, span), (head <= n) & (n < unit.length)
         look_behind(unit, at, seen.old, run, moves)
         for k in range(AHEAD):
-            look(later(n, -k), head, moved(at, -k, span), memory, unit, run, start, flow)
+            look(later(n, -k), head, moved(at, -k, span), memory, unit, given)
         take(seen, n, memory, unit)
-        move(moves, unit, at, seen, ds, da, whole, p, run, flow, back, limit)
+        move(unit, at, seen, slopes, p, given, moves)
         for s in range(R):
             give(s, da[first + s, 0], memory, doors, 0, place)
         while n >= head:
             count(whole, limit, cut)
             if away:
-                leave(unit, at, went_on(seen) * share, da, run, flow, back, moves)
-                look(later(n, -AHEAD), head, moved(at, -AHEAD, span), memory, unit, run, start, flow)
+                leave(unit, at, went_on(seen) * share, slopes, given, moves)
+                look(later(n, -AHEAD), head, moved(at, -AHEAD, span), memory, unit, given)
                 take(seen, later(n, -1), memory, unit)
             begin(acc)
             wait(doors, turn)
             multiply(acc, w, weights, unit.member, memory, turn, place)
             if not away:
-                leave(unit, at, went_on(seen) * share, da, run, flow, back, moves)
-                look(later(n, -AHEAD), head, moved(at, -AHEAD, span), memory, unit, run, start, flow)
+                leave(unit, at, went_on(seen) * share, slopes, given, moves)
+                look(later(n, -AHEAD), head, moved(at, -AHEAD, span), memory, unit, given)
                 take(seen, later(n, -1), memory, unit)
             at, n = moved(at, -1, span), later(n, -1)
             got[0, 0] = real(0.0)
@@ -122,7 +123,7 @@ def make_resident_backward(cell, shape, places: int, words: int):
             if places == 1 and not meets:
                 cuda.syncthreads()
             turn, moves = later(turn, 1), (head <= n) & (n < unit.length)
-            move(moves, unit, at, seen, ds, da, whole, p, run, flow, back, limit)
+            move(unit, at, seen, slopes, p, given, moves)
             for s in range(R):
                 give(s, da[first + s, 0], memory, doors, turn, place)
         wait(doors, turn)  # no block ends while others send to it

@@ -10,8 +10,9 @@ import numpy as np
 from numba import cuda
 
 from ..._jit import pointwise
+from .._loop import Flow
 from .._take import PUT, TAKE
-from .loop import goal_place, half, pulled, time_of, u
+from .loop import Back, Run, goal_place, half, pulled, time_of, u
 from .mma import get_if, put_if
 from .target import number
 
@@ -53,6 +54,24 @@ class Seen(NamedTuple):
     dy: np.ndarray
     pull: np.ndarray
     new: np.ndarray
+
+
+class Slopes(NamedTuple):
+    """What backward has of a unit: dL/d(states) (S, 1), dL/d(pre-activations) (G, 1), and `whole`, these before they were clipped."""
+
+    ds: np.ndarray
+    da: np.ndarray
+    whole: np.ndarray
+
+
+class Given(NamedTuple):
+    """What backward is given, and fills, but for dstate: arguments of the kernel."""
+
+    run: Run
+    start: np.ndarray
+    flow: Flow
+    limit: float
+    back: Back
 
 
 class Forward(NamedTuple):
@@ -174,7 +193,8 @@ def make_look(cell, one, either):
     S, K = len(cell.states), len(cell.saved)
 
     @pointwise
-    def look(n, unit, rows, to, run, start, flow, there):
+    def look(n, unit, rows, to, given, there):
+        run, start, flow = given.run, given.start, given.flow
         span, H, trace, batch, inner = run.span, run.span.H, run.trace, run.batch, n > run.span.offset
         before, first = moved(rows, -1, span), (unit.member * S * span.B + unit.b) * H + unit.j
         known = there | (n == unit.length) & inner  # the states after the last step of a sequence, where others are longer
@@ -195,7 +215,7 @@ def make_look(cell, one, either):
 
 @cache
 def make_retreat(cell, dtype) -> Backward:
-    """The functions that take a unit back by a step, which `make_look` reads; da (G, 1), ds (S, 1), unit parameters p (P, 1)."""
+    """The functions that take a unit back by a step, which `make_look` reads; unit parameters p (P, 1)."""
     step_backward, real = cell.step_backward, number(dtype)
     G, S, P, K = len(cell.slots), len(cell.states), len(cell.parameters), len(cell.saved)
     take_states, take_saved, take_unit, put_gates, put_states, put_unit = TAKE[S], TAKE[K], TAKE[P], PUT[G], PUT[S], PUT[P]
@@ -210,9 +230,9 @@ def make_retreat(cell, dtype) -> Backward:
             s[i, 0] = get_if(run.trace.others, place, there)
 
     @pointwise
-    def complete(whole, rows, unit, seen, ds, run, flow, there):
+    def complete(whole, rows, unit, seen, ds, given, there):
         """whole (S, 1): all of dL/dstate after a step, of which ds has come back through the steps behind."""
-        span = run.span
+        span, flow = given.run.span, given.flow
         for i in range(S):
             whole[i, 0] = ds[i, 0]
         whole[0, 0] = (real(1.0) - seen.pull[0, 0]) * ds[0, 0] + seen.dy[0, 0]
@@ -220,14 +240,11 @@ def make_retreat(cell, dtype) -> Backward:
             put_if(flow.dstates, place_in(rows.shown, S * span.H, i * span.H + unit.j), whole[i, 0], there & (span.shown > 0))
 
     @pointwise
-    def retreat(unit, rows, seen, ds, da, p, run, flow, back, there):
-        """A unit by a step, if it is `there`: da, the gradients of its pre-activations, else 0, and ds, of its states but for the product.
-
-        With no branch.
-        """
-        span, whole, dp = run.span, cuda.local.array((S, 1), real), cuda.local.array((max_of_p, 1), real)
-        old = cuda.local.array((S, 1), real)
-        complete(whole, rows, unit, seen, ds, run, flow, there)
+    def retreat(unit, rows, seen, slopes, p, given, there):
+        """The slopes of a unit by a step, if it is `there`: da, else 0, and ds but for the product. With no branch."""
+        (ds, da, _), span = slopes, given.run.span
+        whole, old, dp = cuda.local.array((S, 1), real), cuda.local.array((S, 1), real), cuda.local.array((max_of_p, 1), real)
+        complete(whole, rows, unit, seen, ds, given, there)
         for i in range(S):
             old[i, 0] = seen.old[i, 0]
         old[0, 0] = went_on(seen)
@@ -242,11 +259,12 @@ def make_retreat(cell, dtype) -> Backward:
         for i in range(S):
             ds[i, 0] = whole[i, 0] if there else ds[i, 0]
         for i in range(P):
-            put_if(back.dunit, place_in(rows.own, P * span.H, i * span.H + unit.j), dp[i, 0], there)
+            put_if(given.back.dunit, place_in(rows.own, P * span.H, i * span.H + unit.j), dp[i, 0], there)
 
     @pointwise
-    def clip(da, whole, limit):
-        """da to at most `limit`; in `whole`, what it was."""
+    def clip(slopes, limit):
+        """da to at most `limit`."""
+        _, da, whole = slopes
         for g in range(G):
             whole[g, 0] = da[g, 0]
             da[g, 0] = limit if da[g, 0] > limit else da[g, 0]
@@ -264,16 +282,16 @@ def make_retreat(cell, dtype) -> Backward:
                     cut[1] += size - limit
 
     @pointwise
-    def hold(unit, rows, operand, run, back, there):
+    def hold(unit, rows, operand, given, there):
         """Write the operand of a step's product, if the step is `there`."""
-        put_if(back.held, place_in(rows.own, run.span.H, unit.j), operand, there)
+        put_if(given.back.held, place_in(rows.own, given.run.span.H, unit.j), operand, there)
 
     @pointwise
-    def write(unit, rows, da, run, flow, back, there):
+    def write(unit, rows, da, given, there):
         """Write the gradients of a unit's pre-activations, if the step is `there`."""
-        span, H = run.span, run.span.H
+        span, H, flow = given.run.span, given.run.span.H, given.flow
         for g in range(G):
-            put_if(back.dz, place_in(rows.own, G * H, g * H + unit.j), da[g, 0], there)
+            put_if(given.back.dz, place_in(rows.own, G * H, g * H + unit.j), da[g, 0], there)
         shown = there & (span.shown > 0)
         for g in range(G):
             put_if(flow.dpreactivations, place_in(rows.shown, G * H, g * H + unit.j), da[g, 0], shown)
