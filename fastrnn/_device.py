@@ -2,6 +2,8 @@
 
 import threading
 from collections.abc import Callable
+from functools import cache
+from importlib import import_module
 from typing import NamedTuple
 
 import numpy as np
@@ -59,25 +61,19 @@ class Device(NamedTuple):
         """What orders what is computed now; nothing on the host."""
         if self.name == "cpu":
             return ()
-        from .kernels.cuda import target
-
-        found = target.stream()
+        found = _target().stream()
         return (found, threading.get_ident()) if found == PER_THREAD else (found,)
 
     def free(self) -> int:
         """Bytes that arrays can still take on a GPU."""
-        from .kernels.cuda import target
-
-        return target.free_memory()
+        return _target().free_memory()
 
     def require_room(self, numbers: int, dtype, what: str) -> None:
         """Raise before anything is begun where a GPU has no memory for so many numbers; a host's memory is the system's business."""
         if self.name == "cpu":
             return
-        from .kernels.cuda import target
-
         size = numbers * np.dtype(dtype).itemsize
-        if size > target.kept_memory() and size > (free := self.free()):  # the driver takes its time to answer
+        if size > _target().kept_memory() and size > (free := self.free()):  # the driver takes its time to answer
             raise MemoryError(
                 f"device: about {size / 1e6:.0f} MB of the GPU's memory are required for {what}; got {free / 1e6:.0f} MB that are free. "
                 "Use a smaller batch or shorter sequences, or let go of other arrays"
@@ -142,14 +138,16 @@ def device(name: str, precision: str = "exact", dtype=np.float32) -> Device:
         )
     if name == "cpu":
         return CPU
-    from .kernels.cuda import target  # a tenth of a second, which those who have no GPU need not wait
-
-    target.require(precision)
+    _target().require(precision)
     return _cuda()._replace(precision=precision)
 
 
 def _cuda() -> Device:
-    from .kernels.cuda import target
+    target = _target()
+    return Device("cuda", target.arrays(), target.empty, target.zeros)
 
-    xp = target.arrays()
-    return Device("cuda", xp, xp.empty, xp.zeros)
+
+@cache
+def _target():
+    """What knows the GPU: a tenth of a second, which those who have none need not wait."""
+    return import_module(".kernels.cuda.target", __package__)

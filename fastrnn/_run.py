@@ -58,7 +58,10 @@ class Run:
         while True:
             for course, answer in answers.items():
                 self._tell(course, answer, wishes)
-            asking = {wish: [course for course in wishes if wishes[course] is wish] for wish in Wish}
+            asking = {wish: [] for wish in Wish}
+            for course, wish in wishes.items():
+                if isinstance(wish, Wish):
+                    asking[wish].append(course)
             if asking[Wish.VALIDATION]:
                 answers = dict(zip(asking[Wish.VALIDATION], self.way.evaluate(asking[Wish.VALIDATION])))
             elif asking[Wish.CHECKPOINT]:

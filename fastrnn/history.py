@@ -35,6 +35,11 @@ class Table(Mapping):
 
     def append(self, row: Mapping[str, float]) -> None:
         """Add a row."""
+        if row.keys() == self._columns.keys():  # as all but the first few have
+            for name, column in self._columns.items():
+                column.append(row[name])
+            self._rows += 1
+            return
         for name, value in row.items():
             if name not in self._columns:
                 integral = self._rows == 0 and isinstance(value, (int, np.integer))

@@ -1,6 +1,5 @@
 """One direction of one recurrent layer on the GPU: what `_direction` is on the CPU, with the same contract."""
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +12,7 @@ from ..kernels.cuda import packing, target
 from ..kernels.cuda.loop import Back, Run, Span, Weights
 from ..kernels.cuda.plan import Plan, Way, as_it_is, k_first, plan
 from ..kernels.cuda.product import PART, Parts, Term, add_columns, add_terms, product
-from ._cuda_packing import gradient_pieces, operand_begins, operand_pieces, sum_begins
+from ._cuda_packing import gradient_pieces, operand_begins, operand_pieces, operand_sizes, sum_begins
 from ._direction import Direction, Grid, Kept
 
 
@@ -56,7 +55,7 @@ class CudaDirection(Direction):
     def batch(self, x, rows, mask=None, pull=None) -> Batch:
         nothing, lengths = self._nothing(x.dtype), rows.lengths
         if rows.even:
-            lengths, order = self._once(("rows", rows.steps, *lengths.shape), lambda: self._placed(lengths))
+            lengths, order = self._once(("rows", rows.steps, lengths.shape), lambda: self._placed(lengths))
         else:
             lengths, order = self._placed(lengths)
         if self.reverse or not rows.even or rows.steps < x.shape[1]:
@@ -69,7 +68,7 @@ class CudaDirection(Direction):
         return self.device.put(lengths), self.device.put(np.argsort(-lengths, axis=1, kind="stable"))
 
     def _nothing(self, dtype):
-        return self._once(("nothing", dtype), lambda: self.device.empty(0, dtype))
+        return self.device.empty(0, dtype)
 
     def over_batch(self, flow):
         E, S, B, H = flow.shape
@@ -92,28 +91,23 @@ class CudaDirection(Direction):
         other = next((at.flat for at in p.values() if at.flat is not own), own)  # of what is fixed
         (E, _), dtype, plan = own.shape, own.dtype, self.plan(own.dtype)
         recurrent, ready = (plan.backward.operand, as_it_is) if backward else (plan.forward.operand, k_first)
-        at = {name: (int(flat is not own), start, flat.shape[1] if len(flat) > 1 else 0) for name, (flat, start) in p.items()}
+        at = tuple([(name, int(flat is not own), start, flat.shape[1] if len(flat) > 1 else 0) for name, (flat, start) in p.items()])
         axes = ready is k_first, recurrent is k_first, ready is k_first
-        pieces = self._once(
-            ("operands", axes, E, *at.items()), lambda: packing.on_device(self.device, operand_pieces(self, axes, E, at))
-        )
-        begins = self._once(("begins", E), lambda: operand_begins(self, E))
-        whole = self.device.empty(begins[-1], dtype)
+        pieces, size, parts = self._once(("operands", axes, E, at), lambda: self._operands(axes, E, at))
+        whole = self.device.empty(size, dtype)
         packing.move(pieces, E, own, other, whole)
-
-        def part(n, *shape):
-            size = math.prod(shape)
-            found = whole[begins[n] : begins[n] + size] if size else self._nothing(dtype)
-            return found.reshape(shape) if len(shape) > 1 else found
-
-        D, H, Ni, Nr = self.D, self.H, self.input_rows.size, self.recurrent_rows.size
-        input = part(0, E, D, Ni) if ready is k_first else part(0, E, Ni, D)
+        input, weight, *others = (whole[part] if part else self._nothing(dtype) for part in parts)
+        input, Nr = input.reshape((E, self.D, -1) if ready is k_first else (E, -1, self.D)), self.recurrent_rows.size
         if Nr and recurrent not in (k_first, as_it_is):
-            weight = recurrent(part(1, E, Nr, H), self.device.empty)
-        else:
-            weight = part(1, E * Nr * H)
-        bias = self._nothing(dtype) if backward else part(3, E, len(self.cell.slots) * H)
-        return Weights(input, weight, part(2, E * H * self.modulated_rows.size), bias, part(4, E * len(self.cell.parameters) * H))
+            weight = recurrent(weight.reshape(E, Nr, self.H), self.device.empty)
+        return Weights(input, weight, *others)
+
+    def _operands(self, axes: tuple, E: int, at: tuple) -> tuple:
+        """What makes the operands of `pack`, their size, and where each lies, None where it has no numbers."""
+        places = {name: where for name, *where in at}
+        begins, sizes = operand_begins(self, E), operand_sizes(self)
+        parts = [slice(begin, begin + E * size) if size else None for begin, size in zip(begins, sizes)]
+        return packing.on_device(self.device, operand_pieces(self, axes, E, places)), begins[-1], parts
 
     def packed(self, p: dict[str, At]) -> Weights:
         return self.pack(p, backward=False)
@@ -170,7 +164,7 @@ class CudaDirection(Direction):
         dtype, grid = dstate.dtype, self.grid(dstate.shape[2], dstate.dtype)
         span = self._span(kept, *steps, flow.dstates.shape[1])
         way, start = self.plan(dtype).backward, kept.starts[steps.offset // kept.segment]
-        flow = flow._replace(dx=flow.dx[:0])  # which is no business of the kernel's
+        flow = Flow(flow.dy, self._nothing(dtype), *flow[2:])  # dx is no business of the kernel's
         self._launch(way, grid, self._run_of(span, kept, weights), start, flow, dstate, dtype.type(limit), back)
 
     def _span(self, kept: Kept, begin: int, end: int, offset: int, shown: int) -> Span:
@@ -180,7 +174,7 @@ class CudaDirection(Direction):
         return Span(begin, end, offset, int(self.reverse), T, B, self.H, width, kept.column, kept.others.shape[1], shown)
 
     def _run_of(self, span: Span, kept: Kept, weights: Weights) -> Run:
-        batch = kept.batch._replace(x=kept.batch.x[:0])  # the kernel has no use for it
+        batch = Batch(self._nothing(kept.y.dtype), *kept.batch[1:])  # the kernel has no use for x
         return Run(span, batch, weights, Trace(kept.y, kept.others, kept.saved, kept.preactivations))
 
     def _launch(self, way: Way, grid: Grid, run: Run, *arguments) -> None:

@@ -49,11 +49,15 @@ def bias_blocks(cell) -> list[tuple]:
     ]
 
 
+def operand_sizes(d) -> tuple[int, ...]:
+    """How many numbers of a member the operands of the input, h and what is modulated, all biases and the unit parameters have."""
+    weights = d.D * d.input_rows.size, d.H * d.recurrent_rows.size, d.H * d.modulated_rows.size
+    return *weights, len(d.cell.slots) * d.H, len(d.cell.parameters) * d.H
+
+
 def operand_begins(d, members: int) -> list[int]:
-    """Where the operands of the input, h and what is modulated, all biases and the unit parameters begin in one array, and its size."""
-    rows = [d.D * d.input_rows.size, d.H * d.recurrent_rows.size, d.H * d.modulated_rows.size]
-    rows += [len(d.cell.slots) * d.H, len(d.cell.parameters) * d.H]
-    return [0, *accumulate(-(-members * size // ALIGNED) * ALIGNED for size in rows)]
+    """Where they begin in one array, and its size."""
+    return [0, *accumulate(-(-members * size // ALIGNED) * ALIGNED for size in operand_sizes(d))]
 
 
 def operand_pieces(d, k_first: tuple[bool, bool, bool], members: int, at: dict) -> list[Piece]:

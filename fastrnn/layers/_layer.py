@@ -97,7 +97,7 @@ class Layer:
             end = min(begin + kept[0].segment, rows.steps)
             for d, k, w, start, state in zip(self.directions, kept, weights, starts, states):
                 k.starts.append(state.copy() if begin else start)
-                k = k._replace(preactivations=k.preactivations[:, begin:end] if details else k.preactivations)
+                k = k._replace(preactivations=k.preactivations[:, begin:end]) if details else k
                 d.forward(w, k, d.grid(B, dtype), state, begin, end)
         return self._merged(kept), kept, states
 
@@ -155,8 +155,8 @@ class Layer:
                 for d, w, k, grid in zip(self.directions, forth, kept, grids):
                     d.forward(w, k, grid, k.starts[first // segment].copy(), first, last)
             for n, d in enumerate(self.directions):
-                window = slice(first, last) if details else slice(0, 0)
-                flow = Flow(dys[n], dx[n], *(array[:, window] for array in shown[n]))
+                recorded = (array[:, first:last] for array in shown[n]) if details else shown[n]
+                flow = Flow(dys[n], dx[n], *recorded)
                 d.backward(back[n], kept[n], grids[n], sums[n], flow, dstates[n], max(first, begin), last, limit)
         for d, found, target in zip(self.directions, sums, grads):
             d.add_gradients(found, target)

@@ -184,15 +184,20 @@ def spread(value: tuple, one_axis: bool, kinds: list, numbers: list) -> None:
             kinds.append(what)
             numbers.append(part)
         elif isinstance(part, tuple):
-            kinds += what, len(part)
+            kinds.append(what)
+            kinds.append(len(part))
             spread(part, one_axis, kinds, numbers)
         else:
-            dtype, size, axes = part.dtype, part.size, 1 if one_axis else part.ndim
-            if not (size == 0 or part.flags.c_contiguous):
+            dtype, size = part.dtype, part.size
+            if size and not part.flags.c_contiguous:
                 _require_contiguous(part)
-            itemsize, ends = dtype.itemsize, (size,) if axes == 1 else part.shape
-            kinds += dtype.char, axes
-            numbers += (0, 0, size, itemsize, part.data.ptr, *ends, *((itemsize,) if axes == 1 else part.strides))
+            itemsize, place = dtype.itemsize, part.data.ptr
+            kinds.append(dtype.char)
+            if one_axis:
+                numbers += 0, 0, size, itemsize, place, size, itemsize
+            else:
+                kinds.append(part.ndim)
+                numbers += 0, 0, size, itemsize, place, *part.shape, *part.strides
 
 
 class Parameters:

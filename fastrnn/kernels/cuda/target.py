@@ -6,7 +6,7 @@ in common. Those compile; arrays and launches are CuPy's: it brings a pool of me
 
 import threading
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, lru_cache
 from importlib import import_module
 from typing import NamedTuple
 
@@ -101,6 +101,25 @@ def _function(kernel: Kernel, arguments: tuple):
 def arrays():
     """The module of arrays on the GPU."""
     return import_module("cupy")
+
+
+def empty(shape, dtype):
+    """As NumPy's; where there are no numbers, the same array each time."""
+    return _made(arrays().empty, shape, dtype)
+
+
+def zeros(shape, dtype):
+    """As `empty`."""
+    return _made(arrays().zeros, shape, dtype)
+
+
+def _made(make, shape, dtype):
+    return _nothing(make, shape, dtype) if shape == 0 or isinstance(shape, tuple) and 0 in shape else make(shape, dtype)
+
+
+@lru_cache(256)
+def _nothing(make, shape, dtype):
+    return make(shape, dtype)
 
 
 def stream() -> int:
