@@ -10,9 +10,9 @@ from ..cells import Cell
 from ..kernels._loop import Batch, Flow, Trace
 from ..kernels.cuda import packing, target
 from ..kernels.cuda.loop import Back, Run, Span, Weights
-from ..kernels.cuda.plan import Plan, Way, as_it_is, k_first, plan
+from ..kernels.cuda.plan import Plan, Way, plan
 from ..kernels.cuda.product import PART, Parts, Term, add_columns, add_terms, product
-from ._cuda_packing import gradient_pieces, operand_begins, operand_pieces, operand_sizes, sum_begins
+from ._cuda_packing import Operands, gradient_pieces, operand_begins, operand_pieces, operand_sizes, sum_begins
 from ._direction import Direction, Grid, Kept
 
 
@@ -90,24 +90,22 @@ class CudaDirection(Direction):
         own = p["weight_ih"].flat
         other = next((at.flat for at in p.values() if at.flat is not own), own)  # of what is fixed
         (E, _), dtype, plan = own.shape, own.dtype, self.plan(own.dtype)
-        recurrent, ready = (plan.backward.operand, as_it_is) if backward else (plan.forward.operand, k_first)
+        way, first = (plan.backward, False) if backward else (plan.forward, True)
         at = tuple([(name, int(flat is not own), start, flat.shape[1] if len(flat) > 1 else 0) for name, (flat, start) in p.items()])
-        axes = ready is k_first, recurrent is k_first, ready is k_first
-        pieces, size, parts = self._once(("operands", axes, E, at), lambda: self._operands(axes, E, at))
+        how = Operands(E, (first, first and not way.lay_out, first), way.tall)
+        pieces, size, parts = self._once(("operands", how, at), lambda: self._operands(how, at))
         whole = self.device.empty(size, dtype)
         packing.move(pieces, E, own, other, whole)
         input, weight, *others = (whole[part] if part else self._nothing(dtype) for part in parts)
-        input, Nr = input.reshape((E, self.D, -1) if ready is k_first else (E, -1, self.D)), self.recurrent_rows.size
-        if Nr and recurrent not in (k_first, as_it_is):
-            weight = recurrent(weight.reshape(E, Nr, self.H), self.device.empty)
-        return Weights(input, weight, *others)
+        if way.lay_out:
+            weight = way.lay_out(weight.reshape(E, -1, self.H), self.device.empty)
+        return Weights(input.reshape((E, self.D, -1) if first else (E, -1, self.D)), weight, *others)
 
-    def _operands(self, axes: tuple, E: int, at: tuple) -> tuple:
+    def _operands(self, how: Operands, at: tuple) -> tuple:
         """What makes the operands of `pack`, their size, and where each lies, None where it has no numbers."""
-        places = {name: where for name, *where in at}
-        begins, sizes = operand_begins(self, E), operand_sizes(self)
-        parts = [slice(begin, begin + E * size) if size else None for begin, size in zip(begins, sizes)]
-        return packing.on_device(self.device, operand_pieces(self, axes, E, places)), begins[-1], parts
+        begins, places = operand_begins(self, how), {name: where for name, *where in at}
+        parts = [slice(begin, begin + how.members * size) if size else None for begin, size in zip(begins, operand_sizes(self, how))]
+        return packing.on_device(self.device, operand_pieces(self, how, places)), begins[-1], parts
 
     def packed(self, p: dict[str, At]) -> Weights:
         return self.pack(p, backward=False)

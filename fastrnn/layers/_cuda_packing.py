@@ -4,6 +4,7 @@ Weights are taken in blocks of H rows, a gate's in a parameter, a slot's in an o
 """
 
 from itertools import accumulate
+from typing import NamedTuple
 
 from ..kernels.cuda.packing import ADD, COPY, SUM, Piece
 
@@ -49,33 +50,46 @@ def bias_blocks(cell) -> list[tuple]:
     ]
 
 
-def operand_sizes(d) -> tuple[int, ...]:
+class Operands(NamedTuple):
+    """How operands lie in one array: of the input, h and what is modulated, (E, K, N) where k is the `first` axis, else (E, slots, H, K).
+
+    Those of h have `tall` k in the first case, and `tall` rows of a slot in the other, zeros behind the last of H.
+    """
+
+    members: int
+    first: tuple[bool, bool, bool]
+    tall: int
+
+
+def operand_sizes(d, how: Operands) -> tuple[int, ...]:
     """How many numbers of a member the operands of the input, h and what is modulated, all biases and the unit parameters have."""
-    weights = d.D * d.input_rows.size, d.H * d.recurrent_rows.size, d.H * d.modulated_rows.size
+    weights = d.D * d.input_rows.size, how.tall * d.recurrent_rows.size, d.H * d.modulated_rows.size
     return *weights, len(d.cell.slots) * d.H, len(d.cell.parameters) * d.H
 
 
-def operand_begins(d, members: int) -> list[int]:
-    """Where they begin in one array, and its size."""
-    return [0, *accumulate(-(-members * size // ALIGNED) * ALIGNED for size in operand_sizes(d))]
+def operand_begins(d, how: Operands) -> list[int]:
+    """Where they begin, and their size together."""
+    return [0, *accumulate(-(-how.members * size // ALIGNED) * ALIGNED for size in operand_sizes(d, how))]
 
 
-def operand_pieces(d, k_first: tuple[bool, bool, bool], members: int, at: dict) -> list[Piece]:
-    """What `operand_begins` has; `k_first`: whether k is the first axis of each operand or the last.
-
-    at: of each parameter in which of two arrays it lies, where, and the step to the next member.
-    """
-    cell, H, pieces, begins = d.cell, d.H, [], operand_begins(d, members)
+def operand_pieces(d, how: Operands, at: dict) -> list[Piece]:
+    """All of them; at: of each parameter in which of two arrays it lies, where, and the step to the next member."""
+    cell, H, pieces, begins, sizes = d.cell, d.H, [], operand_begins(d, how), operand_sizes(d, how)
 
     def sources(found, width):
         return tuple((at[name][0], at[name][1] + block * H * width, at[name][2]) for name, block in found)
 
-    for side, first_axis, begin in zip(SIDES, k_first, begins):
-        slots, K = getattr(d.layout, side), d.D if side == "input" else H
-        N = (slots[1] - slots[0]) * H
-        row, column = (1, N) if first_axis else (K, 1)
-        for block, count, found in runs(weight_blocks(cell, slots, WEIGHTS[side])):
-            pieces.append(Piece(COPY, count * H, K, begin + block * H * row, row, column, K * N, K, 1, sources(found, K)))
+    for side, first_axis, begin, size in zip(SIDES, how.first, begins, sizes):
+        slots, K, high = getattr(d.layout, side), d.D if side == "input" else H, how.tall if side == "recurrent" else H
+        count = slots[1] - slots[0]
+        apart, row, column = (H, 1, count * H) if first_axis else (high * K, K, 1)
+        blocks = weight_blocks(cell, slots, WEIGHTS[side])
+        for block, many, found in runs(blocks) if first_axis or high == H else [(n, 1, found) for n, found in blocks]:
+            pieces.append(Piece(COPY, many * H, K, begin + block * apart, row, column, size, K, 1, sources(found, K)))
+        if high > H and first_axis:
+            pieces.append(Piece(COPY, high - H, count * H, begin + H * column, column, 1, size, 0, 0, ()))
+        elif high > H:
+            pieces += [Piece(COPY, high - H, K, begin + n * apart + H * K, row, 1, size, 0, 0, ()) for n in range(count)]
     for block, count, found in runs(bias_blocks(cell)):
         pieces.append(Piece(SUM, 1, count * H, begins[3] + block * H, 0, 1, len(cell.slots) * H, 0, 1, sources(found, 1)))
     for i, name in enumerate(cell.parameters):

@@ -36,14 +36,24 @@ RESIDENT = 128  # words of weights that a thread keeps there at most
 
 
 class Way(NamedTuple):
-    """One direction in time: what makes its kernel, the bytes of shared memory of a block, and what lays out the recurrent weights.
+    """One direction in time.
 
-    ``operand(weight, empty)`` takes (E, slots H, H) of the slots that have the product.
+    Attributes
+    ----------
+    kernel : callable
+        What makes its kernel.
+    shared : int
+        Bytes of shared memory of a block.
+    tall : int
+        For how many k the recurrent weights of a slot have numbers: those behind the last one are 0.
+    lay_out : callable or None
+        ``lay_out(weight, empty)`` of weights (E, slots H, H), where the kernel takes them in fragments.
     """
 
     kernel: Callable
     shared: int
-    operand: Callable
+    tall: int
+    lay_out: Callable | None = None
 
 
 class Plan(NamedTuple):
@@ -109,10 +119,10 @@ def _ring_bytes(shape, numbers: int) -> int:
     return shape.dtype.itemsize * ring_words(shape.having_units, numbers)
 
 
-def _resident(make, cell, shape, places: int, shared: int, numbers: int, operand: Callable) -> Way:
+def _resident(make, cell, shape, places: int, shared: int, numbers: int, tall: int, lay_out: Callable | None = None) -> Way:
     """A way whose product has so many bytes of shared memory, and which reads so many numbers of a step."""
     words = shared // shape.dtype.itemsize
-    return Way(lambda: make(cell, shape, places, words), shared + _ring_bytes(shape, numbers), operand)
+    return Way(lambda: make(cell, shape, places, words), shared + _ring_bytes(shape, numbers), tall, lay_out)
 
 
 def _sizes() -> list[tuple[int, int]]:
@@ -129,10 +139,9 @@ def _numbers(cell) -> tuple[int, int]:
 def _exact(cell, H: int, dtype) -> Plan:
     shape = chains(cell, H, dtype)
     if shape:
-        ready = (k_first, as_it_is) if shape.tall == H else (filled(k_first, shape.tall), filled(as_it_is, shape.tall))
-        forward = _resident(make_resident_forward, cell, shape, shape.places, shape.shared_bytes(1), len(cell.slots), ready[0])
+        forward = _resident(make_resident_forward, cell, shape, shape.places, shape.shared_bytes(1), len(cell.slots), shape.tall)
         shared, numbers = shape.shared_bytes(shape.slots), seen_numbers(cell)
-        backward = _resident(make_resident_backward, cell, shape, shape.places, shared, numbers, ready[1])
+        backward = _resident(make_resident_backward, cell, shape, shape.places, shared, numbers, shape.tall)
         return Plan(shape.rows, shape.threads, shape.blocks, forward, backward)
     rows = loop.block_rows(cell, H, dtype.itemsize)
     if not rows:
@@ -141,34 +150,10 @@ def _exact(cell, H: int, dtype) -> Plan:
     threads = loop.block_threads(cell, H, rows)
     registers, shared = loop.registers_of(threads), loop.shared_numbers(cell, H, rows) * dtype.itemsize
 
-    def way(make, operand):
-        return Way(lambda: make(cell, dtype, rows, registers), shared, operand)
+    def way(make):
+        return Way(lambda: make(cell, dtype, rows, registers), shared, H)
 
-    return Plan(rows, threads, 1, way(make_forward, k_first), way(make_backward, as_it_is))
-
-
-def k_first(weight, empty):
-    """A weight (E, N, K) with k first."""
-    result = empty((len(weight), weight.shape[2], weight.shape[1]), weight.dtype)
-    result[...] = weight.swapaxes(1, 2)
-    return result
-
-
-def as_it_is(weight, empty):
-    return weight
-
-
-def filled(operand: Callable, tall: int) -> Callable:
-    """As `operand`, with zeros behind the last k of each slot, so that there are `tall`."""
-
-    def fill(weight, empty):
-        H = weight.shape[2]
-        given = operand(weight, empty).reshape(len(weight), -1, H, weight.shape[1] if operand is k_first else H)
-        result = empty((*given.shape[:2], tall, given.shape[3]), weight.dtype)
-        result[:, :, :H], result[:, :, H:] = given, 0
-        return result
-
-    return fill
+    return Plan(rows, threads, 1, way(make_forward), way(make_backward))
 
 
 def _on_tensor_cores(cell, H: int, precision: str) -> Plan:
@@ -186,7 +171,7 @@ def _on_tensor_cores(cell, H: int, precision: str) -> Plan:
 
     def way(make, shape, places, operands, sums, transposed, numbers):
         shared = shape.shared_bytes(operands, sums, places)
-        return _resident(make, cell, shape, places, shared, numbers, lambda weight, empty: lay_out(shape, weight, transposed, empty))
+        return _resident(make, cell, shape, places, shared, numbers, H, lambda weight, empty: lay_out(shape, weight, transposed, empty))
 
     forward = way(make_resident_forward, forth, ways[0], 1, slots, False, len(cell.slots))
     backward = way(make_resident_backward, back, ways[1], slots, 1, True, seen_numbers(cell))
