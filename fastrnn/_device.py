@@ -1,5 +1,6 @@
 """Where a network's arrays are, and what makes them there. The device is chosen here and nowhere else."""
 
+import contextlib
 import threading
 from collections.abc import Callable
 from functools import cache
@@ -64,6 +65,10 @@ class Device(NamedTuple):
         found = _target().stream()
         return (found, threading.get_ident()) if found == PER_THREAD else (found,)
 
+    def at_once(self):
+        """Where what is asked of a GPU is done, also while it is noted (see `kernels.cuda.program`)."""
+        return contextlib.nullcontext() if self.name == "cpu" else _target().noting(None)
+
     def free(self) -> int:
         """Bytes that arrays can still take on a GPU."""
         return _target().free_memory()
@@ -101,7 +106,8 @@ class Made:
         if found is None:
             if len(self._found) >= self.MOST:
                 self._found.clear()
-            self._found[key] = found = make()
+            with self._device.at_once():
+                self._found[key] = found = make()
         return found  # which another thread may have let go of
 
 

@@ -9,12 +9,12 @@ import pytest
 
 import fastrnn as fr
 from fastrnn import _threads
-from fastrnn.kernels.cuda import compiler, ctc, losses, packing, plan, product, target, updates
+from fastrnn.kernels.cuda import compiler, ctc, losses, packing, plan, product, program, target, updates
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 import gridsim  # noqa: E402
-from device_arrays import Arrays  # noqa: E402
+from device_arrays import Arrays, prepared  # noqa: E402
 
 # A shell without job control starts what it puts in the background with the signal ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -25,19 +25,17 @@ def gpu(monkeypatch):
     """A GPU that is simulated: device="cuda" works, on arrays that only pretend to be elsewhere. Sets how launches are run."""
     settings = {"order": "fifo", "seed": 0}
 
-    def launch(kernel, blocks, threads, shared, *arguments):
-        compiler.flat(arguments)  # which requires contiguous arrays, as a launch does
-        gridsim.launch(kernel, blocks, threads, shared, *arguments, **settings)
-
-    def launch_flat(kernel, blocks, threads, shared, *arguments):
-        launch(kernel, blocks, threads, shared, *compiler.flat(arguments))
+    def run(launch):
+        flat = compiler.flat(launch.arguments)  # which requires contiguous arrays, as a launch does
+        arguments = flat if launch.one_axis else launch.arguments
+        gridsim.launch(launch.kernel, launch.blocks, launch.threads, launch.shared, *arguments, **settings)
 
     monkeypatch.setattr(target, "require", lambda precision: None)
     monkeypatch.setattr(target, "arrays", Arrays)
     monkeypatch.setattr(target, "capability", lambda: (9, 0))
     monkeypatch.setattr(target, "stream", lambda: 1)
-    monkeypatch.setattr(target, "launch", launch)
-    monkeypatch.setattr(target, "launch_flat", launch_flat)
+    monkeypatch.setattr(target, "run", run)
+    monkeypatch.setattr(program, "prepared", prepared)
     monkeypatch.setattr(target, "free_memory", lambda: 10**8)
     monkeypatch.setattr(target, "kept_memory", lambda: 0)
     monkeypatch.setattr(product, "SIDE", 4)  # small rectangles and blocks, for small matrices

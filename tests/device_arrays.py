@@ -10,6 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
+from fastrnn.kernels.cuda import program, target
+
 WHAT_CUPY_LACKS = {"require", "errstate", "asfortranarray"}
 VIEWS = {"reshape", "ravel", "swapaxes", "broadcast_to", "ndim", "shape"}
 
@@ -58,7 +60,7 @@ class DeviceArray(NDArrayOperatorsMixin):
         return _call(function, args, kwargs)
 
     def __getattr__(self, name):
-        if name not in ("shape", "dtype", "ndim", "size", "itemsize", "nbytes", "flags"):
+        if name not in ("shape", "strides", "dtype", "ndim", "size", "itemsize", "nbytes", "flags"):
             raise AttributeError(name)
         return getattr(self.numbers, name)
 
@@ -107,6 +109,28 @@ class DeviceArray(NDArrayOperatorsMixin):
         return DeviceArray(self.numbers.copy())
 
 
+def prepared(steps):
+    """`program.prepared` for these arrays."""
+
+    def there(value, arrays):
+        if isinstance(value, program.Slot):
+            bytes_ = arrays[value.which].numbers.reshape(-1).view(np.uint8)[value.at : value.at + value.nbytes]
+            return DeviceArray(bytes_.view(value.dtype).reshape(value.shape))
+        if isinstance(value, tuple):
+            parts = [there(part, arrays) for part in value]
+            return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+        return value
+
+    def go(arrays):
+        for step in steps:
+            if isinstance(step, program.Clear):
+                there(step.slot, arrays).numbers[...] = 0
+            else:
+                target.run(step._replace(arguments=there(step.arguments, arrays)))
+
+    return go
+
+
 def _method(name):
     return lambda self, *args, **kwargs: _call(getattr(self.numbers, name), args, kwargs)
 
@@ -144,7 +168,9 @@ class Arrays:
     @staticmethod
     def empty(shape, dtype):
         counted["empty"] += 1
-        return DeviceArray(np.full(shape, np.nan, dtype) if np.dtype(dtype).kind == "f" else np.zeros(shape, dtype))
+        found = DeviceArray(np.empty(shape, dtype))
+        found.numbers.reshape(-1).view(np.uint8)[...] = 255  # of floats NaN, whose room it may become
+        return found
 
     def __getattr__(self, name):
         if name in WHAT_CUPY_LACKS:

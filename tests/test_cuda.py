@@ -434,10 +434,10 @@ def test_the_rectangle_is_one_that_fits():
 
 
 def test_warmup_runs_every_kernel_that_a_product_may_take(gpu, monkeypatch):
-    launched, run = set(), target.launch_flat
+    launched, run = set(), target.run
     monkeypatch.setattr(product, "SIDE", 8)
     monkeypatch.setattr(product, "SHARES", {4: (2, 4)})
-    monkeypatch.setattr(target, "launch_flat", lambda kernel, *arguments: (launched.add(kernel), run(kernel, *arguments)))
+    monkeypatch.setattr(target, "run", lambda launch: (launched.add(launch.kernel), run(launch)))
     dtype = np.dtype("float32")
     product.run_each(dtype, "tf32", _device.device("cuda").zeros)
     made = [product.make_products(dtype, "tf32", 8, rows, columns) for rows in (2, 4) for columns in (2, 4)]

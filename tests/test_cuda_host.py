@@ -25,9 +25,6 @@ def asked(gpu, monkeypatch):
     """What a function asks for when it is called once more: names of kernels, operations on arrays, those that wait. Nothing is run."""
     launched = []
 
-    def launch(kernel, blocks, threads, shared, *arguments):
-        launched.append(kernel.py_func.__name__)
-
     def asks(function):
         function()
         launched.clear()
@@ -35,8 +32,7 @@ def asked(gpu, monkeypatch):
         function()
         return launched, sum(counted.values()), sum(counted[name] for name in SYNCHRONOUS)
 
-    monkeypatch.setattr(target, "launch", launch)
-    monkeypatch.setattr(target, "launch_flat", launch)
+    monkeypatch.setattr(target, "run", lambda launch: launched.append(launch.kernel.py_func.__name__))
     return asks
 
 

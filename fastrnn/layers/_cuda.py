@@ -1,5 +1,6 @@
 """One direction of one recurrent layer on the GPU: what `_direction` is on the CPU, with the same contract."""
 
+import threading
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from ..kernels.cuda import packing, target
 from ..kernels.cuda.loop import Back, Run, Span, Weights
 from ..kernels.cuda.plan import Plan, Way, plan
 from ..kernels.cuda.product import PART, Parts, Term, add_columns, add_terms, product
+from ..kernels.cuda.program import Program
 from ._cuda_packing import Operands, gradient_pieces, operand_begins, operand_pieces, operand_sizes, sum_begins
 from ._direction import Direction, Grid, Kept
 
@@ -110,6 +112,44 @@ class CudaDirection(Direction):
     def packed(self, p: dict[str, At]) -> Weights:
         return self.pack(p, backward=False)
 
+    def forward_through(self, p: dict[str, At], kept: Kept, start, state, steps: int, learning: bool) -> None:
+        if steps > kept.segment or not self._is_noted(kept, state, steps):
+            super().forward_through(p, kept, start, state, steps, learning)
+            return
+        kept.starts.append(start)
+        flats, places = _flats(p)
+
+        def forward(state, *arrays):
+            batch, trace, flats = Batch(*arrays[:6]), Trace(*arrays[6:10]), arrays[10:]
+            weights, own = self.pack(_named(flats, places), backward=False), kept._replace(batch=batch, **trace._asdict())
+            self.forward(weights, own, self.grid(state.shape[2], state.dtype), state, 0, steps)
+
+        self._again(("forward", places, kept.column), forward, (state, *kept.batch, *_trace(kept), *flats))
+
+    def backward_through(self, p: dict[str, At], kept: Kept, flow: Flow, dstate, grads: dict[str, At], begin: int, steps: int, limit):
+        if begin or steps > kept.segment or limit < np.inf or not self._is_noted(kept, dstate, steps):
+            return super().backward_through(p, kept, flow, dstate, grads, begin, steps, limit)
+        (flats, places), ((found,), targets) = _flats(p), _flats(grads)
+
+        def backward(dstate, start, found, *arrays):
+            batch, trace, flow, flats = Batch(*arrays[:6]), Trace(*arrays[6:10]), Flow(*arrays[10:14]), arrays[14:]
+            own = kept._replace(batch=batch, **trace._asdict(), starts=[start])
+            named = _named(flats, places), _named([found], targets)
+            super(CudaDirection, self).backward_through(named[0], own, flow, dstate, named[1], 0, steps, limit)
+
+        arrays = dstate, kept.starts[0], found, *kept.batch, *_trace(kept), *flow, *flats
+        self._again(("backward", places, targets, kept.column, kept.even), backward, arrays)
+        return np.zeros((len(dstate), 3))
+
+    def _is_noted(self, kept: Kept, state, steps: int) -> bool:
+        """Whether a pass over all steps does nothing that cannot be noted."""
+        return steps == kept.batch.x.shape[1] and state.size > 0
+
+    def _again(self, key: tuple, function, arrays: tuple) -> None:
+        """``function(*arrays)``, which depends on nothing but `key` and shapes: noted at the first time, see `program`."""
+        key = "program", threading.get_ident(), *key, *[(array.shape, array.strides, array.dtype) for array in arrays]
+        self._once(key, lambda: Program(function, arrays))(*arrays)
+
     def sums(self, slices: int, dtype) -> list[Sums]:
         return []  # `Sums` of all runs of the kernel, from the first one on
 
@@ -173,7 +213,7 @@ class CudaDirection(Direction):
 
     def _run_of(self, span: Span, kept: Kept, weights: Weights) -> Run:
         batch = Batch(self._nothing(kept.y.dtype), *kept.batch[1:])  # the kernel has no use for x
-        return Run(span, batch, weights, Trace(kept.y, kept.others, kept.saved, kept.preactivations))
+        return Run(span, batch, weights, _trace(kept))
 
     def _launch(self, way: Way, grid: Grid, run: Run, *arguments) -> None:
         """Run the kernel of one way on as many blocks as there are slices of members."""
@@ -215,3 +255,19 @@ class CudaDirection(Direction):
             packing.by_time(by_step, batch.lengths, begin, dx)
         elif by_step is not dx:
             dx[:, begin:end] = by_step
+
+
+def _flats(p: dict[str, At]) -> tuple[list, tuple]:
+    """The arrays that parameters lie in, and of each its name, in which of them it lies, and where."""
+    flats = {id(flat): flat for flat, _ in p.values()}
+    which = {key: k for k, key in enumerate(flats)}
+    return [*flats.values()], tuple([(name, which[id(flat)], start) for name, (flat, start) in p.items()])
+
+
+def _named(flats, places: tuple) -> dict[str, At]:
+    """The reverse of `_flats`."""
+    return {name: At(flats[which], start) for name, which, start in places}
+
+
+def _trace(kept: Kept) -> Trace:
+    return Trace(kept.y, kept.others, kept.saved, kept.preactivations)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import _memory, _threads
+from .._device import CPU
 from .._params import At
 from ..cells import Cell
 from ..kernels._loop import Batch, Flow, Layout, Trace, layout
@@ -103,6 +104,8 @@ def _grid(layout: Layout, D: int, H: int, B: int, dtype) -> Grid:
 
 class Direction:
     """The parameters of one direction of one layer, by their names without suffix, and what can be computed with them."""
+
+    device = CPU
 
     def __init__(self, cell: Cell, input_size: int, hidden_size: int, reverse: bool):
         self.cell, self.D, self.H, self.reverse = cell, input_size, hidden_size, reverse
@@ -245,6 +248,42 @@ class Direction:
         spans = self._spans(begin, end, segment * kept.segment, grid, dstate.shape[0] * dstate.shape[2], kept.column)
         for span in reversed(list(spans)):
             self._run(kernel, grid, span, kept.batch, weights, trace, kept.starts[segment], sums, flow, dstate, limit)
+
+    def room(self, E: int, steps: int, B: int, dtype) -> tuple[np.ndarray, np.ndarray]:
+        """`others` and `saved` for so many steps; what lies beyond a sequence's end is never read."""
+        S, K, empty = len(self.cell.states), len(self.cell.saved), self.device.empty
+        return empty((E, steps, B, S - 1, self.H), dtype), empty((E, steps, B, K, self.H), dtype)
+
+    def forward_through(self, p: dict[str, At], kept: Kept, start: np.ndarray, state: np.ndarray, steps: int, learning: bool) -> None:
+        """Advance `state`, which is as `start`, over all steps; `kept` gets the states before its segments.
+
+        `learning`: with parameters that are others than in the call before.
+        """
+        weights, grid = self.pack(p, backward=False) if learning else self.packed(p), self.grid(state.shape[2], state.dtype)
+        for begin in range(0, steps, kept.segment):
+            end = min(begin + kept.segment, steps)
+            kept.starts.append(state.copy() if begin else start)
+            part = kept if end - begin == steps else kept._replace(preactivations=kept.preactivations[:, begin:end])  # of none, none
+            self.forward(weights, part, grid, state, begin, end)
+
+    def backward_through(self, p: dict[str, At], kept: Kept, flow: Flow, dstate, grads: dict[str, At], begin: int, steps: int, limit):
+        """Take `dstate` back from the last step to `begin`, and add to `grads`: what was cut, (E, 3)."""
+        (E, _, B, _), dtype, segment, again = dstate.shape, dstate.dtype, kept.segment, None
+        grid, back = self.grid(B, dtype), self.pack(p, backward=True)
+        sums = self.sums(E * grid.slices, dtype)
+        for first in range((steps - 1) // segment * segment if steps else -1, -1, -segment):
+            last = min(first + segment, steps)
+            if last <= begin:
+                break
+            if segment < steps:  # compute this segment's tape again
+                again = again or (self.pack(p, backward=False), *self.room(E, segment, B, dtype))
+                forth, others, saved = again
+                kept = kept._replace(others=others, saved=saved, preactivations=kept.preactivations[:, :0])
+                self.forward(forth, kept, grid, kept.starts[first // segment].copy(), first, last)
+            part = flow if last - first == steps else Flow(*flow[:2], *(array[:, first:last] for array in flow[2:]))  # of none, none
+            self.backward(back, kept, grid, sums, part, dstate, max(first, begin), last, limit)
+        self.add_gradients(sums, grads)
+        return self.cut(sums, E)
 
     def _run(self, kernel, grid: Grid, span: Span, batch: Batch, weights: Weights, *arguments) -> None:
         """The kernel over all members and slices of one span."""

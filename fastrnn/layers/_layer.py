@@ -88,23 +88,13 @@ class Layer:
             y = shared if self.concat else empty((E, T, B, H), dtype)
             if rows.steps < T:
                 y[:, rows.steps :] = 0.0  # the kernel clears what lies between a row's length and the longest
-            tape = self._room(E, tape_steps, B, dtype) + (empty((E, rows.steps * details, B, G, H), dtype),)
+            tape = self.directions[n].room(E, tape_steps, B, dtype) + (empty((E, rows.steps * details, B, G, H), dtype),)
             batch = self.directions[n].batch(x, rows, mask, pull)
             kept.append(Kept(batch, y, n * H * self.concat, *tape, [], segment or max(rows.steps, 1), rows.even))
-        # calls without a tape come in rows, with the same weights
-        weights = [d.packed(p) if segment is None else d.pack(p, backward=False) for d, p in zip(self.directions, parameters)]
-        for begin in range(0, rows.steps, kept[0].segment):
-            end = min(begin + kept[0].segment, rows.steps)
-            for d, k, w, start, state in zip(self.directions, kept, weights, starts, states):
-                k.starts.append(state.copy() if begin else start)
-                k = k._replace(preactivations=k.preactivations[:, begin:end]) if details else k
-                d.forward(w, k, d.grid(B, dtype), state, begin, end)
+        for d, p, k, start, state in zip(self.directions, parameters, kept, starts, states):
+            # calls without a tape come in rows, with the same weights
+            d.forward_through(p, k, start, state, rows.steps, learning=segment is not None)
         return self._merged(kept), kept, states
-
-    def _room(self, E: int, steps: int, B: int, dtype) -> tuple[np.ndarray, np.ndarray]:
-        """`others` and `saved` for so many steps; what lies beyond a sequence's end is never read."""
-        S, K = len(self.cell.states), len(self.cell.saved)
-        return self.device.empty((E, steps, B, S - 1, self.H), dtype), self.device.empty((E, steps, B, K, self.H), dtype)
 
     def _merged(self, kept: list[Kept]) -> np.ndarray:
         y = [k.y for k in kept]
@@ -132,33 +122,10 @@ class Layer:
         show = zeros if details else empty
         dx = [(empty if everywhere else zeros)((E, T * inputs, B, D), dtype) for _ in kept]
         dstates, steps = [state.copy() for state in dstates], rows.steps
-        grids = [d.grid(B, dtype) for d in self.directions]
-        sums = [d.sums(E * grid.slices, dtype) for d, grid in zip(self.directions, grids)]
         shown = [
             Shown(show((E, steps * details, B, S, self.H), dtype), show((E, steps * details, B, G, self.H), dtype)) for _ in kept
         ]
-        back = [d.pack(p, backward=True) for d, p in zip(self.directions, parameters)]
-        dys, segment = self._dy(dy, kept), kept[0].segment
-        room, forth = None, None
-        for first in range((steps - 1) // segment * segment if steps else -1, -1, -segment):
-            last = min(first + segment, steps)
-            if last <= begin:
-                break
-            if segment < steps:  # compute this segment's tape again
-                if room is None:
-                    room = [self._room(E, segment, B, dtype) for _ in kept]
-                    forth = [d.pack(p, backward=False) for d, p in zip(self.directions, parameters)]
-                kept = [
-                    k._replace(others=others, saved=saved, preactivations=k.preactivations[:, :0])
-                    for k, (others, saved) in zip(kept, room)
-                ]
-                for d, w, k, grid in zip(self.directions, forth, kept, grids):
-                    d.forward(w, k, grid, k.starts[first // segment].copy(), first, last)
-            for n, d in enumerate(self.directions):
-                recorded = (array[:, first:last] for array in shown[n]) if details else shown[n]
-                flow = Flow(dys[n], dx[n], *recorded)
-                d.backward(back[n], kept[n], grids[n], sums[n], flow, dstates[n], max(first, begin), last, limit)
-        for d, found, target in zip(self.directions, sums, grads):
-            d.add_gradients(found, target)
-        cut = sum(d.cut(found, E) for d, found in zip(self.directions, sums))
+        cut, flows = 0.0, [Flow(*arrays, *seen) for *arrays, seen in zip(self._dy(dy, kept), dx, shown)]
+        for d, p, k, flow, dstate, found in zip(self.directions, parameters, kept, flows, dstates, grads):
+            cut = cut + d.backward_through(p, k, flow, dstate, found, begin, steps, limit)
         return dx[0] if len(dx) == 1 else dx[0] + dx[1], dstates, cut, shown

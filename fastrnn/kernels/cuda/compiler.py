@@ -147,36 +147,22 @@ def flat(value):
         return type(value)(*map(flat, value)) if hasattr(value, "_fields") else tuple(map(flat, value))
     if not _is_array(value):
         return value
-    _require_contiguous(value)
+    require_contiguous(value)
     return value.reshape(-1)
 
 
-def _require_contiguous(array) -> None:
+def require_contiguous(array) -> None:
     if not array.flags.c_contiguous:
         raise ValueError("kernels: contiguous arrays are required")  # a copy would take what they write with it
-
-
-def words(value) -> Iterator[np.generic]:
-    """The parameters that Numba makes of an argument: of an array owner and parent (none here), size, itemsize, data, shape, strides."""
-    if isinstance(value, tuple):
-        for part in value:
-            yield from words(part)
-    elif _is_array(value):
-        _require_contiguous(value)
-        yield from (np.uint64(0), np.uint64(0), np.int64(value.size), np.int64(value.itemsize), np.uint64(value.data.ptr))
-        yield from map(np.int64, value.shape)
-        yield from map(np.int64, value.strides)
-    else:
-        yield value if isinstance(value, np.generic) else {bool: np.bool_, int: np.int64, float: np.float64}[type(value)](value)
 
 
 FORMS = {bool: "?7x", int: "q", float: "d", np.bool_: "?7x", np.int64: "q", np.float32: "f4x", np.float64: "d"}  # in eight bytes each
 
 
 def spread(value: tuple, one_axis: bool, kinds: list, numbers: list) -> None:
-    """`words` in a hurry: add to `numbers` the parameters' values, and to `kinds` what a kernel is compiled anew for.
+    """Add to `numbers` the values of the parameters that Numba makes of arguments, and to `kinds` what a kernel is compiled anew for.
 
-    `one_axis`: arrays are taken as `flat` has them.
+    Of an array these are owner and parent (none here), size, itemsize, address, shape and strides, as `flat` has it for `one_axis`.
     """
     for part in value:
         what = type(part)
@@ -190,7 +176,7 @@ def spread(value: tuple, one_axis: bool, kinds: list, numbers: list) -> None:
         else:
             dtype, size = part.dtype, part.size
             if size and not part.flags.c_contiguous:
-                _require_contiguous(part)
+                require_contiguous(part)
             itemsize, place = dtype.itemsize, part.data.ptr
             kinds.append(dtype.char)
             if one_axis:
@@ -208,9 +194,9 @@ class Parameters:
 
     def __init__(self, numbers: list):
         self._form = struct.Struct("".join(FORMS[type(number)] for number in numbers))
-        self._values = np.zeros(len(numbers), np.int64)
-        self._addresses = self._values.ctypes.data + 8 * np.arange(len(numbers))
-        self.address = self._addresses.ctypes.data
+        self._memory = np.zeros(len(numbers), np.int64)
+        self._addresses = self._memory.ctypes.data + 8 * np.arange(len(numbers))
+        self.values, self.address = memoryview(self._memory), self._addresses.ctypes.data
 
     def fill(self, numbers: list) -> None:
-        self._form.pack_into(self._values, 0, *numbers)
+        self._form.pack_into(self.values, 0, *numbers)

@@ -247,8 +247,10 @@ def add_terms(terms: list[Term], total, empty, rows: Parts, precision: str = "ex
     """total (E, W) += all terms, of as many rows each, which together fill it; `empty` makes arrays."""
     (E, W), dtype, (columns, add_parts) = total.shape, total.dtype, make_sums(total.dtype)
     M = terms[0].b.shape[1]
-    for begin, count in rows.groups(M, E * W * dtype.itemsize) if M and total.size else ():
-        parts = empty((E, count, W), dtype)
+    groups = [*rows.groups(M, E * W * dtype.itemsize)] if M and total.size else []
+    room = empty((E * W * max((count for _, count in groups), default=0),), dtype)
+    for begin, count in groups:
+        parts = room[: E * count * W].reshape(E, count, W)
         for term in terms:
             if term.a is None:
                 blocks = E * count, -(-term.b.shape[2] // ELEMENTS)

@@ -4,6 +4,7 @@ Kernels keep to what `numba.cuda` as Numba ships it and the package `numba-cuda`
 in common. Those compile; arrays and launches are CuPy's: it brings a pool of memory, NumPy's functions, and exchange with other libraries.
 """
 
+import contextlib
 import threading
 from collections.abc import Iterator
 from functools import cache, lru_cache
@@ -14,7 +15,7 @@ import numba
 import numpy as np
 from numba.cuda.extending import intrinsic  # noqa: F401
 
-from .compiler import ENTRY, Kernel, Parameters, flat, folder, kind, provider, spread, toolkit, words
+from .compiler import ENTRY, Kernel, Parameters, flat, folder, kind, provider, spread, toolkit
 
 try:  # numba-cuda has types of its own
     from numba.cuda import types
@@ -30,7 +31,21 @@ TENSOR_CORES = (8, 0)  # the first compute capability whose tensor cores know tf
 EXTRA = "pip install 'fastrnn[cuda]'"
 
 _loaded = {}  # what was launched before, by kernel, device and types
-_thread = threading.local()  # and in this thread
+_thread = threading.local()  # what is ready in this thread, whether the driver knows it, and the notes that it takes
+
+
+class Launch(NamedTuple):
+    """A kernel on a grid of blocks, (x,), (x, y) or (x, y, z), with so many bytes of dynamic shared memory.
+
+    `one_axis`: it takes arrays that have one axis each.
+    """
+
+    kernel: Kernel
+    blocks: tuple
+    threads: int
+    shared: int
+    arguments: tuple
+    one_axis: bool
 
 
 class Ready(NamedTuple):
@@ -58,34 +73,51 @@ def number(dtype: np.dtype):
 
 def launch(kernel: Kernel, blocks, threads: int, shared: int, *arguments) -> None:
     """Run `kernel` on a grid of `blocks`, in the order of the arrays' current stream; `shared` bytes of dynamic shared memory."""
-    _launch(kernel, blocks, threads, shared, arguments, False)
+    _launch(Launch(kernel, blocks if isinstance(blocks, tuple) else (blocks,), threads, shared, arguments, False))
 
 
 def launch_flat(kernel: Kernel, blocks, threads: int, shared: int, *arguments) -> None:
     """`launch` with arrays that have one axis each: index arithmetic over five keeps more in registers than a thread has."""
-    _launch(kernel, blocks, threads, shared, arguments, True)
+    _launch(Launch(kernel, blocks if isinstance(blocks, tuple) else (blocks,), threads, shared, arguments, True))
 
 
-def _launch(kernel: Kernel, blocks, threads: int, shared: int, arguments: tuple, one_axis: bool) -> None:
-    """By the driver itself: what CuPy makes of each parameter on the way there takes as long as a short kernel runs.
+def _launch(launch: Launch) -> None:
+    notes = _notes()
+    if notes is None:
+        run(launch)
+    else:
+        notes.steps.append(launch)
 
-    The first launch of a kind in a thread is CuPy's, which sees to it that the driver knows the thread.
-    """
-    cupy, grid, kinds, numbers = arrays(), blocks if isinstance(blocks, tuple) else (blocks,), [], []
-    spread(arguments, one_axis, kinds, numbers)
-    key, mine = (kernel, cupy.cuda.runtime.getDevice(), one_axis, *kinds), vars(_thread)
-    ready = mine.get(key)
-    if ready is None:
-        arguments = flat(arguments) if one_axis else arguments
-        loaded = _function(kernel, arguments)
-        if shared > SHARED - 256:  # what a block has beside it counts, too
-            loaded.max_dynamic_shared_size_bytes = shared
-        loaded(grid, (threads,), tuple(words(arguments)), shared_mem=shared)
-        mine[key] = Ready(loaded.kernel.ptr, loaded.kernel, Parameters(numbers))
-        return
-    ready.parameters.fill(numbers)
-    x, y, z = (*grid, 1, 1)[:3]
-    cupy.cuda.driver.launchKernel(ready.function, x, y, z, threads, 1, 1, shared, stream(), ready.parameters.address, 0)
+
+def run(launch: Launch) -> None:
+    """By the driver itself: what CuPy makes of each parameter on the way there takes as long as a short kernel runs."""
+    kinds, numbers, mine = [], [], vars(_thread).setdefault("ready", {})
+    spread(launch.arguments, launch.one_axis, kinds, numbers)
+    key = launch.kernel, arrays().cuda.runtime.getDevice(), launch.one_axis, *kinds
+    found = mine.get(key)
+    if found is None:
+        mine[key] = found = ready(launch, numbers)
+    found.parameters.fill(numbers)
+    start(launch, found, stream())
+
+
+def start(launch: Launch, ready: Ready, stream: int) -> None:
+    """Launch with the parameters that are in its memory."""
+    x, y, z = (*launch.blocks, 1, 1)[:3]
+    driver, address = arrays().cuda.driver, ready.parameters.address
+    driver.launchKernel(ready.function, x, y, z, launch.threads, 1, 1, launch.shared, stream, address, 0)
+
+
+def ready(launch: Launch, numbers: list) -> Ready:
+    """What this thread needs to launch it."""
+    loaded = _function(launch.kernel, flat(launch.arguments) if launch.one_axis else launch.arguments)
+    if launch.shared > SHARED - 256:  # what a block has beside it counts, too
+        loaded.max_dynamic_shared_size_bytes = launch.shared
+    runtime, known = arrays().cuda.runtime, vars(_thread).setdefault("known", set())
+    if (device := runtime.getDevice()) not in known:
+        runtime.memGetInfo()  # the first function of the runtime's that a thread calls makes the driver know it
+        known.add(device)
+    return Ready(loaded.kernel.ptr, loaded.kernel, Parameters(numbers))
 
 
 def _function(kernel: Kernel, arguments: tuple):
@@ -97,6 +129,23 @@ def _function(kernel: Kernel, arguments: tuple):
     return _loaded[key]
 
 
+# Notes, see `program` ------------------------------------------------------------------------------------------------------
+
+
+def _notes():
+    return vars(_thread).get("notes")
+
+
+@contextlib.contextmanager
+def noting(notes) -> Iterator[None]:
+    """Let this thread put into `notes` what it launches, and take from there the arrays that it makes; with None, have it done at once."""
+    before, _thread.notes = _notes(), notes
+    try:
+        yield
+    finally:
+        _thread.notes = before
+
+
 @cache
 def arrays():
     """The module of arrays on the GPU."""
@@ -105,16 +154,16 @@ def arrays():
 
 def empty(shape, dtype):
     """As NumPy's; where there are no numbers, the same array each time."""
-    return _made(arrays().empty, shape, dtype)
+    return _nothing(arrays().empty, shape, dtype) if _is_of_nothing(shape) else (_notes() or arrays()).empty(shape, dtype)
 
 
 def zeros(shape, dtype):
     """As `empty`."""
-    return _made(arrays().zeros, shape, dtype)
+    return _nothing(arrays().zeros, shape, dtype) if _is_of_nothing(shape) else (_notes() or arrays()).zeros(shape, dtype)
 
 
-def _made(make, shape, dtype):
-    return _nothing(make, shape, dtype) if shape == 0 or isinstance(shape, tuple) and 0 in shape else make(shape, dtype)
+def _is_of_nothing(shape) -> bool:
+    return shape == 0 or isinstance(shape, tuple) and 0 in shape
 
 
 @lru_cache(256)

@@ -1,0 +1,133 @@
+"""What a function launches, noted once for arrays of given shapes, and done again with others of them: only addresses change.
+
+Which kernels a layer needs, on how many blocks and with which numbers, depends on shapes alone. To find it takes the host some ten times
+as long as to launch them, and a GPU with a small layer waits for that. So a function is called once with `Slot` for every array, each with
+a shape and no numbers; what it launches, and what room it asks for, is noted, and nothing is run.
+"""
+
+import math
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import numpy as np
+
+from . import target
+from .compiler import require_contiguous, spread
+
+ALIGNED = 256  # bytes: where arrays begin that share memory
+SYMBOL, WHICH = 1 << 62, 48  # what stands for an address is larger than any, and says in bits from the second on of which array it is
+
+
+class Slot:
+    """Stands for an array, or for a contiguous part of one: of the arrays of a `Program` number `which`, from byte `at` on.
+
+    It has what launches and shapes need of an array. Whatever else is tried with it fails, as it would not be done again.
+    """
+
+    flags = SimpleNamespace(c_contiguous=True)
+
+    def __init__(self, which: int, at: int, shape: tuple, dtype: np.dtype):
+        self.which, self.at, self.shape, self.dtype = which, at, shape, dtype
+        self.ndim, self.size, self.data = len(shape), math.prod(shape), SimpleNamespace(ptr=SYMBOL + (which << WHICH) + at)
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.itemsize
+
+    @property
+    def strides(self) -> tuple:
+        return tuple(math.prod(self.shape[k + 1 :]) * self.dtype.itemsize for k in range(self.ndim))
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, part: slice) -> "Slot":
+        begin, end, step = part.indices(self.shape[0])
+        if step != 1:
+            raise ValueError(f"part: neighbours are required; got every one of {step}")
+        row = math.prod(self.shape[1:]) * self.dtype.itemsize
+        return Slot(self.which, self.at + begin * row, (max(end - begin, 0), *self.shape[1:]), self.dtype)
+
+    def reshape(self, *shape) -> "Slot":
+        shape = shape[0] if isinstance(shape[0], tuple) else shape
+        known = math.prod(n for n in shape if n >= 0)
+        shape = tuple(n if n >= 0 else self.size // known if known else 0 for n in shape)
+        if math.prod(shape) != self.size:
+            raise ValueError(f"shape: one of {self.size} numbers is required; got {shape}")
+        return Slot(self.which, self.at, shape, self.dtype)
+
+
+class Clear(NamedTuple):
+    """A step of a program: all numbers of an array become 0."""
+
+    slot: Slot
+
+
+class Notes:
+    """What is launched, in order, while `target.noting` has these notes, and what room is asked for."""
+
+    def __init__(self, arrays: tuple):
+        for array in arrays:
+            require_contiguous(array)
+        self.slots = [Slot(which, 0, array.shape, array.dtype) for which, array in enumerate(arrays)]
+        self.steps, self.size = [], 0
+
+    def empty(self, shape, dtype) -> Slot:
+        """A part of one array more, which is as large as all that is asked for."""
+        found = Slot(len(self.slots), self.size, shape if isinstance(shape, tuple) else (shape,), np.dtype(dtype))
+        self.size += -(-found.nbytes // ALIGNED) * ALIGNED
+        return found
+
+    def zeros(self, shape, dtype) -> Slot:
+        found = self.empty(shape, dtype)
+        self.steps.append(Clear(found))
+        return found
+
+
+class Program:
+    """``function(*arrays)``, for all arrays of these shapes and dtypes, in the thread that makes it.
+
+    The function may launch kernels, ask `target` for arrays, and take contiguous parts of arrays and give them other shapes.
+    """
+
+    def __init__(self, function: Callable, arrays: tuple):
+        notes = Notes(arrays)
+        with target.noting(notes):
+            function(*notes.slots)
+        self._size, self._run = notes.size, prepared(notes.steps)
+
+    def __call__(self, *arrays) -> None:
+        self._run((*arrays, target.empty(self._size, np.uint8)))
+
+
+def prepared(steps: list) -> Callable:
+    """A function that takes steps with other arrays, those that were given, and the one that has room for what is made beside them."""
+    parts = [_prepared(step) for step in steps]
+
+    def go(arrays: tuple) -> None:
+        addresses, stream = [array.data.ptr for array in arrays], target.stream()
+        for part in parts:
+            part(addresses, stream)
+
+    return go
+
+
+def _prepared(step) -> Callable:
+    """A function (addresses, stream) that takes a step."""
+    if isinstance(step, Clear):
+        clear, which, at, size = target.arrays().cuda.runtime.memsetAsync, step.slot.which, step.slot.at, step.slot.nbytes
+        return lambda addresses, stream: clear(addresses[which] + at, 0, size, stream)
+    numbers = []
+    spread(step.arguments, step.one_axis, [], numbers)
+    ready = target.ready(step, numbers)  # with parameters of its own, of which all but addresses stay as they are
+    ready.parameters.fill(numbers)
+    values, symbols = ready.parameters.values, [(k, n - SYMBOL) for k, n in enumerate(numbers) if type(n) is int and n >= SYMBOL]
+    places = [(k, n >> WHICH, n & (1 << WHICH) - 1) for k, n in symbols]
+
+    def go(addresses, stream) -> None:
+        for k, which, at in places:
+            values[k] = addresses[which] + at
+        target.start(step, ready, stream)
+
+    return go
