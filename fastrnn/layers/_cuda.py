@@ -1,6 +1,5 @@
 """One direction of one recurrent layer on the GPU: what `_direction` is on the CPU, with the same contract."""
 
-import threading
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +12,7 @@ from ..kernels.cuda import packing, target
 from ..kernels.cuda.loop import Back, Run, Span, Weights
 from ..kernels.cuda.plan import Plan, Way, plan
 from ..kernels.cuda.product import PART, Parts, Term, add_columns, add_terms, product
-from ..kernels.cuda.program import Program
+from ..kernels.cuda.program import again
 from ._cuda_packing import Operands, gradient_pieces, operand_begins, operand_pieces, operand_sizes, sum_begins
 from ._direction import Direction, Grid, Kept
 
@@ -44,7 +43,7 @@ class CudaDirection(Direction):
     def __init__(self, device: Device, cell: Cell, input_size: int, hidden_size: int, reverse: bool):
         super().__init__(cell, input_size, hidden_size, reverse)
         self.device = device
-        self._once = Made(device).once
+        self._made = Made(device)
 
     def plan(self, dtype) -> Plan:
         return plan(self.cell, self.H, dtype, self.device.precision)
@@ -57,7 +56,7 @@ class CudaDirection(Direction):
     def batch(self, x, rows, mask=None, pull=None) -> Batch:
         nothing, lengths = self._nothing(x.dtype), rows.lengths
         if rows.even:
-            lengths, order = self._once(("rows", rows.steps, lengths.shape), lambda: self._placed(lengths))
+            lengths, order = self._made.once(("rows", rows.steps, lengths.shape), lambda: self._placed(lengths))
         else:
             lengths, order = self._placed(lengths)
         if self.reverse or not rows.even or rows.steps < x.shape[1]:
@@ -95,7 +94,7 @@ class CudaDirection(Direction):
         way, first = (plan.backward, False) if backward else (plan.forward, True)
         at = tuple([(name, int(flat is not own), start, flat.shape[1] if len(flat) > 1 else 0) for name, (flat, start) in p.items()])
         how = Operands(E, (first, first and not way.lay_out, first), way.tall)
-        pieces, size, parts = self._once(("operands", how, at), lambda: self._operands(how, at))
+        pieces, size, parts = self._made.once(("operands", how, at), lambda: self._operands(how, at))
         whole = self.device.empty(size, dtype)
         packing.move(pieces, E, own, other, whole)
         input, weight, *others = (whole[part] if part else self._nothing(dtype) for part in parts)
@@ -124,7 +123,7 @@ class CudaDirection(Direction):
             weights, own = self.pack(_named(flats, places), backward=False), kept._replace(batch=batch, **trace._asdict())
             self.forward(weights, own, self.grid(state.shape[2], state.dtype), state, 0, steps)
 
-        self._again(("forward", places, kept.column), forward, (state, *kept.batch, *_trace(kept), *flats))
+        again(self._made, ("forward", places, kept.column), forward, (state, *kept.batch, *_trace(kept), *flats))
 
     def backward_through(self, p: dict[str, At], kept: Kept, flow: Flow, dstate, grads: dict[str, At], begin: int, steps: int, limit):
         if begin or steps > kept.segment or limit < np.inf or not self._is_noted(kept, dstate, steps):
@@ -138,17 +137,12 @@ class CudaDirection(Direction):
             super(CudaDirection, self).backward_through(named[0], own, flow, dstate, named[1], 0, steps, limit)
 
         arrays = dstate, kept.starts[0], found, *kept.batch, *_trace(kept), *flow, *flats
-        self._again(("backward", places, targets, kept.column, kept.even), backward, arrays)
+        again(self._made, ("backward", places, targets, kept.column, kept.even), backward, arrays)
         return np.zeros((len(dstate), 3))
 
     def _is_noted(self, kept: Kept, state, steps: int) -> bool:
         """Whether a pass over all steps does nothing that cannot be noted."""
         return steps == kept.batch.x.shape[1] and state.size > 0
-
-    def _again(self, key: tuple, function, arrays: tuple) -> None:
-        """``function(*arrays)``, which depends on nothing but `key` and shapes: noted at the first time, see `program`."""
-        key = "program", threading.get_ident(), *key, *[(array.shape, array.strides, array.dtype) for array in arrays]
-        self._once(key, lambda: Program(function, arrays))(*arrays)
 
     def sums(self, slices: int, dtype) -> list[Sums]:
         return []  # `Sums` of all runs of the kernel, from the first one on
@@ -158,7 +152,7 @@ class CudaDirection(Direction):
         flat = grads["weight_ih"].flat
         at = {name: (start, flat.shape[1]) for name, (_, start) in grads.items()}
         for found in sums:
-            pieces = self._once(("gradients", *at.items()), lambda: packing.on_device(self.device, gradient_pieces(self, at)))
+            pieces = self._made.once(("gradients", *at.items()), lambda: packing.on_device(self.device, gradient_pieces(self, at)))
             packing.move(pieces, len(flat), found.total, found.total, flat)
 
     def forward(self, weights: Weights, kept: Kept, grid: Grid, state, begin: int, end: int, offset: int | None = None) -> None:
@@ -227,7 +221,7 @@ class CudaDirection(Direction):
 
     def add_sums(self, sums: Sums, batch: Batch, back: Back, begin: int, end: int, limit) -> None:
         """Add the gradients of the parameters, from those of the pre-activations of steps [begin, end), after which all have been added."""
-        (E, n, B, G, H), lay, begins = back.dz.shape, self.layout, self._once(("sums",), lambda: sum_begins(self))
+        (E, n, B, G, H), lay, begins = back.dz.shape, self.layout, self._made.once(("sums",), lambda: sum_begins(self))
         dz, block = back.dz.reshape(E, n * B, G * H), self.grid(B, back.dz.dtype).block
         parts, width = Parts(block * B, begin % block * B), self.recurrent_rows.size + self.modulated_rows.size
         terms = []
@@ -248,7 +242,7 @@ class CudaDirection(Direction):
     def add_dx(self, weights: Weights, batch: Batch, dz, dx, begin: int, end: int) -> None:
         """dL/dx (E, T, B, D) at the times of steps [begin, end)."""
         (E, n, B, G, H), D, empty = dz.shape, self.D, self.device.empty
-        start = self._once(("zeros", E, dz.dtype), lambda: self.device.zeros((E, D), dz.dtype))
+        start = self._made.once(("zeros", E, dz.dtype), lambda: self.device.zeros((E, D), dz.dtype))
         by_step, first = empty((E, n, B, D), dz.dtype) if self.reverse or n < dx.shape[1] else dx, self.layout.input[0] * H
         product(dz.reshape(E, n * B, G * H), first, weights.input, start, by_step.reshape(E, n * B, D), 0, D, self.device.precision)
         if self.reverse:

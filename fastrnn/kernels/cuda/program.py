@@ -6,6 +6,7 @@ a shape and no numbers; what it launches, and what room it asks for, is noted, a
 """
 
 import math
+import threading
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -99,6 +100,12 @@ class Program:
 
     def __call__(self, *arrays) -> None:
         self._run((*arrays, target.empty(self._size, np.uint8)))
+
+
+def again(made, key: tuple, function: Callable, arrays: tuple) -> None:
+    """``function(*arrays)``, which depends on nothing but `key` and shapes; its program is in `made`, of `Made`."""
+    key = "program", threading.get_ident(), *key, *[(array.shape, array.strides, array.dtype) for array in arrays]
+    made.once(key, lambda: Program(function, arrays))(*arrays)
 
 
 def prepared(steps: list) -> Callable:
