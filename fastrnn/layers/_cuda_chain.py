@@ -6,6 +6,7 @@ from .._params import Params
 from ..kernels._loop import Flow
 from ..kernels.cuda import closed
 from ..kernels.cuda.product import Parts, add_transposed
+from ..kernels.cuda.program import Program
 from ._chain import Chain, Loop, as_cell
 from ._cuda import Stretch
 from ._direction import Kept
@@ -98,25 +99,26 @@ class CudaChain(Chain):
 
     def generate(self, x, states, feedback, outputs, inputs, stop: int, ends) -> None:
         """Fill `outputs` (steps, B, O) from the first input x (1, B, D) on, advancing `states`; see `kernels._feedback.emit`."""
-        kept, parts = self._single(x, states)
-        feedback = feedback(kept[-1].y[0])
+        climb, y = self._single(x, states)
+        feedback = feedback(y)
         for s in range(len(outputs)):
-            self._climb(kept, parts, 0)
+            climb()
             closed.run("emit", x.shape[1], feedback, outputs, inputs, stop, ends, s)
             if stop >= 0 and s % LOOK == LOOK - 1 and bool((ends <= s + 1).all()):
                 break
 
     def beam_search(self, x, states, feedback, width: int, stop: int, scores, parents, symbols) -> None:
         """Fill scores (B, W), parents and symbols (steps, B, W) from the first input x (1, B W, D) on."""
-        kept, parts = self._single(x, states)
-        feedback, best, whence = feedback(kept[-1].y[0]), scores.copy(), self.device.zeros(x.shape[1], np.int64)
+        climb, y = self._single(x, states)
+        feedback, best, whence = feedback(y), scores.copy(), self.device.zeros(x.shape[1], np.int64)
         for s in range(len(symbols)):
-            self._climb(kept, parts, 0)
+            climb()
             closed.run("extend", len(scores), feedback, stop, scores, best, parents, symbols, whence, s)
             for state in states:
                 state[...] = state[:, :, whence]
 
-    def _single(self, x, states):
-        """`links` of one step, again and again."""
+    def _single(self, x, states) -> tuple:
+        """What takes all links by a step, again and again from x (1, B, D), and where the last one leaves its output."""
         rows = Rows.of(np.ones((1, x.shape[1]), np.int64))
-        return self.links(x, rows, states, [None] * len(self.places), tape=False)
+        kept, parts = self.links(x, rows, states, [None] * len(self.places), tape=False)
+        return Program(lambda: self._climb(kept, parts, 0), ()), kept[-1].y[0]
