@@ -91,7 +91,7 @@ class Made:
     Each stream of a GPU has its own: another one would not wait until it is there, or with what takes its place until it is read.
     """
 
-    MOST = 64
+    MOST = 256
 
     def __init__(self, device: Device):
         self._device, self._found = device, {}

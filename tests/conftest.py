@@ -36,6 +36,7 @@ def gpu(monkeypatch):
     monkeypatch.setattr(target, "stream", lambda: 1)
     monkeypatch.setattr(target, "run", run)
     monkeypatch.setattr(program, "prepared", prepared)
+    monkeypatch.setattr(program.Repeated, "NOTED", 0)  # all that is tested there is tested as it is noted
     monkeypatch.setattr(target, "free_memory", lambda: 10**8)
     monkeypatch.setattr(target, "kept_memory", lambda: 0)
     monkeypatch.setattr(product, "SIDE", 4)  # small rectangles and blocks, for small matrices

@@ -90,6 +90,18 @@ def test_what_was_noted_is_looked_for_no_more(noted):
     assert counted.total() - before <= 6
 
 
+def test_to_note_what_is_done_once_would_not_pay(noted, monkeypatch):
+    (programs, _), (_, net) = noted, on_both(LSTM)
+    monkeypatch.setattr(program.Repeated, "NOTED", 1)
+    x, _, dy, _ = batch(net, lengths=EVEN)
+    found = []
+    for wanted in (0, 2, 2, 2):
+        y, _, tape = net.forward(x)
+        found.append([array.get() for array in (y, net.backward(tape, dy).params.flat)])
+        assert len(programs) == wanted
+    assert all((one == another).all() for other in found[1:] for one, another in zip(found[0], other))
+
+
 def test_each_thread_has_its_own(noted):
     (programs, _), (_, net) = noted, on_both(LSTM)
     x, *_ = batch(net, lengths=EVEN)

@@ -192,11 +192,16 @@ class Parameters:
     It has read them when a launch returns; until then nobody else may write there.
     """
 
-    def __init__(self, numbers: list):
-        self._form = struct.Struct("".join(FORMS[type(number)] for number in numbers))
-        self._memory = np.zeros(len(numbers), np.int64)
-        self._addresses = self._memory.ctypes.data + 8 * np.arange(len(numbers))
-        self.values, self.address = memoryview(self._memory), self._addresses.ctypes.data
+    def __init__(self, numbers: list, form: struct.Struct | None = None):
+        self._form = form or struct.Struct("".join([FORMS[type(number)] for number in numbers]))
+        memory = np.empty((2, len(numbers)), np.int64)
+        memory[1] = np.arange(memory.ctypes.data, memory.ctypes.data + memory[0].nbytes, 8)
+        self.values, self.address = memoryview(memory[0]), memory.ctypes.data + memory[0].nbytes
+        self.fill(numbers)
+
+    def another(self, numbers: list) -> "Parameters":
+        """Memory for those of one more launch of this kind."""
+        return Parameters(numbers, self._form)
 
     def fill(self, numbers: list) -> None:
         self._form.pack_into(self.values, 0, *numbers)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import target
-from .compiler import require_contiguous, spread
+from .compiler import require_contiguous
 
 ALIGNED = 256  # bytes: where arrays begin that share memory
 SYMBOL, WHICH = 1 << 62, 48  # what stands for an address is larger than any, and says in bits from the second on of which array it is
@@ -26,11 +26,23 @@ class Slot:
     It has what launches and shapes need of an array. Whatever else is tried with it fails, as it would not be done again.
     """
 
+    __slots__ = "at", "dtype", "shape", "size", "which"
     flags = SimpleNamespace(c_contiguous=True)
 
     def __init__(self, which: int, at: int, shape: tuple, dtype: np.dtype):
-        self.which, self.at, self.shape, self.dtype = which, at, shape, dtype
-        self.ndim, self.size, self.data = len(shape), math.prod(shape), SimpleNamespace(ptr=SYMBOL + (which << WHICH) + at)
+        self.which, self.at, self.shape, self.dtype, self.size = which, at, shape, dtype, math.prod(shape)
+
+    @property
+    def data(self) -> "Slot":
+        return self
+
+    @property
+    def ptr(self) -> int:
+        return SYMBOL + (self.which << WHICH) + self.at
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
 
     @property
     def nbytes(self) -> int:
@@ -52,11 +64,13 @@ class Slot:
 
     def reshape(self, *shape) -> "Slot":
         shape = shape[0] if isinstance(shape[0], tuple) else shape
-        known = math.prod(n for n in shape if n >= 0)
-        shape = tuple(n if n >= 0 else self.size // known if known else 0 for n in shape)
-        if math.prod(shape) != self.size:
+        if -1 in shape:
+            known = -math.prod(shape)
+            shape = tuple([n if n >= 0 else self.size // known if known else 0 for n in shape])
+        found = Slot(self.which, self.at, shape, self.dtype)
+        if found.size != self.size:
             raise ValueError(f"shape: one of {self.size} numbers is required; got {shape}")
-        return Slot(self.which, self.at, shape, self.dtype)
+        return found
 
 
 class Clear(NamedTuple):
@@ -102,10 +116,25 @@ class Program:
         self._run((*arrays, target.empty(self._size, np.uint8)))
 
 
+class Repeated:
+    """What is done with arrays of some shapes: to note it pays from the second time on."""
+
+    NOTED = 1  # times before
+
+    def __init__(self):
+        self.times, self.program = 0, None
+
+    def __call__(self, function: Callable, arrays: tuple) -> None:
+        if self.program is None and self.times >= self.NOTED:
+            self.program = Program(function, arrays)
+        self.times += 1
+        (self.program or function)(*arrays)
+
+
 def again(made, key: tuple, function: Callable, arrays: tuple) -> None:
     """``function(*arrays)``, which depends on nothing but `key` and shapes; its program is in `made`, of `Made`."""
     key = "program", threading.get_ident(), *key, *[(array.shape, array.strides, array.dtype) for array in arrays]
-    made.once(key, lambda: Program(function, arrays))(*arrays)
+    made.once(key, Repeated)(function, arrays)
 
 
 def prepared(steps: list) -> Callable:
@@ -125,10 +154,8 @@ def _prepared(step) -> Callable:
     if isinstance(step, Clear):
         clear, which, at, size = target.arrays().cuda.runtime.memsetAsync, step.slot.which, step.slot.at, step.slot.nbytes
         return lambda addresses, stream: clear(addresses[which] + at, 0, size, stream)
-    numbers = []
-    spread(step.arguments, step.one_axis, [], numbers)
-    ready = target.ready(step, numbers)  # with parameters of its own, of which all but addresses stay as they are
-    ready.parameters.fill(numbers)
+    found, numbers = target.ready(step)
+    ready = found._replace(parameters=found.parameters.another(numbers))  # of which all but addresses stay as they are
     values, symbols = ready.parameters.values, [(k, n - SYMBOL) for k, n in enumerate(numbers) if type(n) is int and n >= SYMBOL]
     places = [(k, n >> WHICH, n & (1 << WHICH) - 1) for k, n in symbols]
 

@@ -91,12 +91,7 @@ def _launch(launch: Launch) -> None:
 
 def run(launch: Launch) -> None:
     """By the driver itself: what CuPy makes of each parameter on the way there takes as long as a short kernel runs."""
-    kinds, numbers, mine = [], [], vars(_thread).setdefault("ready", {})
-    spread(launch.arguments, launch.one_axis, kinds, numbers)
-    key = launch.kernel, arrays().cuda.runtime.getDevice(), launch.one_axis, *kinds
-    found = mine.get(key)
-    if found is None:
-        mine[key] = found = ready(launch, numbers)
+    found, numbers = ready(launch)
     found.parameters.fill(numbers)
     start(launch, found, stream())
 
@@ -108,16 +103,19 @@ def start(launch: Launch, ready: Ready, stream: int) -> None:
     driver.launchKernel(ready.function, x, y, z, launch.threads, 1, 1, launch.shared, stream, address, 0)
 
 
-def ready(launch: Launch, numbers: list) -> Ready:
-    """What this thread needs to launch it."""
-    loaded = _function(launch.kernel, flat(launch.arguments) if launch.one_axis else launch.arguments)
-    if launch.shared > SHARED - 256:  # what a block has beside it counts, too
-        loaded.max_dynamic_shared_size_bytes = launch.shared
-    runtime, known = arrays().cuda.runtime, vars(_thread).setdefault("known", set())
-    if (device := runtime.getDevice()) not in known:
-        runtime.memGetInfo()  # the first function of the runtime's that a thread calls makes the driver know it
-        known.add(device)
-    return Ready(loaded.kernel.ptr, loaded.kernel, Parameters(numbers))
+def ready(launch: Launch) -> tuple[Ready, list]:
+    """What this thread needs to launch kernels of this kind, and the values of this one's parameters."""
+    kinds, numbers, mine = [], [], vars(_thread).setdefault("ready", {})
+    spread(launch.arguments, launch.one_axis, kinds, numbers)
+    key = launch.kernel, arrays().cuda.runtime.getDevice(), launch.one_axis, *kinds
+    found = mine.get(key)
+    if found is None:
+        loaded = _function(launch.kernel, flat(launch.arguments) if launch.one_axis else launch.arguments)
+        if launch.shared > SHARED - 256:  # what a block has beside it counts, too
+            loaded.max_dynamic_shared_size_bytes = launch.shared
+        arrays().cuda.runtime.memGetInfo()  # the first function of the runtime's that a thread calls makes the driver know it
+        mine[key] = found = Ready(loaded.kernel.ptr, loaded.kernel, Parameters(numbers))
+    return found, numbers
 
 
 def _function(kernel: Kernel, arguments: tuple):
