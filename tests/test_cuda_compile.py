@@ -42,7 +42,7 @@ def ptx_of(kernel, *arguments) -> str:
     """PTX for the oldest architecture, which runs on later ones, from arguments like those of a launch, whose parameters it has."""
     text = kernel.ptx(arguments, min(ARCHITECTURES.values()))
     parameters = re.findall(r"\.param \.(\w+) kernel_param_\d+", text)
-    assert parameters == [PARAMETERS[word.dtype.char] for word in compiler.words(arguments_of(arguments))]
+    assert parameters == [PARAMETERS[word.dtype.char] for word in words(arguments_of(arguments))]
     return text
 
 

@@ -109,8 +109,7 @@ def loaded(net, name, factor):
     net.load_state_dict(net.state_dict() | {name: net.state_dict()[name] * factor})
 
 
-@pytest.mark.parametrize("precision", ["exact", "tf32"])
-@pytest.mark.parametrize("change", [by_name, through_a_view, whole, loaded])
+@pytest.mark.parametrize("change, precision", [(by_name, "exact"), (through_a_view, "exact"), (whole, "tf32"), (loaded, "exact")])
 def test_a_change_of_parameters_is_seen_by_the_next_call(change, precision, tiles):
     host, device = on_both(LSTM, dtype="float32", precision=precision)
     x, state, dy, _ = batch(host, lengths=EVEN)

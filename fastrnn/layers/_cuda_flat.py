@@ -17,7 +17,7 @@ def linear(layer, params, x):
         if layer.activation != "identity":
             units.activate(layer.activation, y)
 
-    again(layer.made, ("linear", start, bias), forward, (x, flat, y))
+    again(layer.made, ("linear", layer.activation, start, bias), forward, (x, flat, y))
     return y
 
 
