@@ -160,7 +160,7 @@ def test_a_slot_has_the_shape_of_an_array():
 
 
 def test_what_is_asked_for_lies_side_by_side(gpu):
-    notes = Notes(())
+    notes = Notes([])
     with target.noting(notes):
         one, two, three = target.empty((65,), F32), target.zeros((2, 3), np.dtype("float64")), target.empty(1, np.dtype("int32"))
     assert [(slot.which, slot.at, slot.shape) for slot in (one, two, three)] == [(0, 0, (65,)), (0, 512, (2, 3)), (0, 768, (1,))]

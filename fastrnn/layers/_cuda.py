@@ -118,26 +118,24 @@ class CudaDirection(Direction):
         kept.starts.append(start)
         flats, places = _flats(p)
 
-        def forward(state, *arrays):
-            batch, trace, flats = Batch(*arrays[:6]), Trace(*arrays[6:10]), arrays[10:]
+        def forward(state, batch, trace, flats):
             weights, own = self.pack(_named(flats, places), backward=False), kept._replace(batch=batch, **trace._asdict())
             self.forward(weights, own, self.grid(state.shape[2], state.dtype), state, 0, steps)
 
-        again(self._made, ("forward", places, kept.column), forward, (state, *kept.batch, *_trace(kept), *flats))
+        again(self._made, ("forward", places, kept.column), forward, (state, kept.batch, _trace(kept), flats))
 
     def backward_through(self, p: dict[str, At], kept: Kept, flow: Flow, dstate, grads: dict[str, At], begin: int, steps: int, limit):
         if begin or steps > kept.segment or limit < np.inf or not self._is_noted(kept, dstate, steps):
             return super().backward_through(p, kept, flow, dstate, grads, begin, steps, limit)
-        (flats, places), ((found,), targets) = _flats(p), _flats(grads)
+        (flats, places), (found, targets) = _flats(p), _flats(grads)
 
-        def backward(dstate, start, found, *arrays):
-            batch, trace, flow, flats = Batch(*arrays[:6]), Trace(*arrays[6:10]), Flow(*arrays[10:14]), arrays[14:]
+        def backward(dstate, start, batch, trace, flow, flats, found):
             own = kept._replace(batch=batch, **trace._asdict(), starts=[start])
-            named = _named(flats, places), _named([found], targets)
-            super(CudaDirection, self).backward_through(named[0], own, flow, dstate, named[1], 0, steps, limit)
+            p, grads = _named(flats, places), _named(found, targets)
+            super(CudaDirection, self).backward_through(p, own, flow, dstate, grads, 0, steps, limit)
 
-        arrays = dstate, kept.starts[0], found, *kept.batch, *_trace(kept), *flow, *flats
-        again(self._made, ("backward", places, targets, kept.column, kept.even), backward, arrays)
+        arguments = dstate, kept.starts[0], kept.batch, _trace(kept), flow, flats, found
+        again(self._made, ("backward", places, targets, kept.column, kept.even), backward, arguments)
         return np.zeros((len(dstate), 3))
 
     def _is_noted(self, kept: Kept, state, steps: int) -> bool:
@@ -251,11 +249,11 @@ class CudaDirection(Direction):
             dx[:, begin:end] = by_step
 
 
-def _flats(p: dict[str, At]) -> tuple[list, tuple]:
+def _flats(p: dict[str, At]) -> tuple[tuple, tuple]:
     """The arrays that parameters lie in, and of each its name, in which of them it lies, and where."""
     flats = {id(flat): flat for flat, _ in p.values()}
     which = {key: k for k, key in enumerate(flats)}
-    return [*flats.values()], tuple([(name, which[id(flat)], start) for name, (flat, start) in p.items()])
+    return tuple(flats.values()), tuple([(name, which[id(flat)], start) for name, (flat, start) in p.items()])
 
 
 def _named(flats, places: tuple) -> dict[str, At]:

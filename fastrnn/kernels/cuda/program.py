@@ -7,7 +7,7 @@ a shape and no numbers; what it launches, and what room it asks for, is noted, a
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -82,7 +82,7 @@ class Clear(NamedTuple):
 class Notes:
     """What is launched, in order, while `target.noting` has these notes, and what room is asked for."""
 
-    def __init__(self, arrays: tuple):
+    def __init__(self, arrays: list):
         for array in arrays:
             require_contiguous(array)
         self.slots = [Slot(which, 0, array.shape, array.dtype) for which, array in enumerate(arrays)]
@@ -101,19 +101,37 @@ class Notes:
 
 
 class Program:
-    """``function(*arrays)``, for all arrays of these shapes and dtypes, in the thread that makes it.
+    """``function(*arguments)``, arrays and tuples of them, for all of these shapes and dtypes, in the thread that makes it.
 
     The function may launch kernels, ask `target` for arrays, and take contiguous parts of arrays and give them other shapes.
     """
 
-    def __init__(self, function: Callable, arrays: tuple):
-        notes = Notes(arrays)
+    def __init__(self, function: Callable, arguments: tuple):
+        notes = Notes(arrays_of(arguments))
         with target.noting(notes):
-            function(*notes.slots)
+            function(*_like(arguments, iter(notes.slots)))
         self._size, self._run = notes.size, prepared(notes.steps)
 
     def __call__(self, *arrays) -> None:
+        """With other arrays, in the same order."""
         self._run((*arrays, target.empty(self._size, np.uint8)))
+
+
+def arrays_of(arguments: tuple) -> list:
+    found = []
+    for part in arguments:
+        found += part if isinstance(part, tuple) else (part,)
+    return found
+
+
+def _like(arguments: tuple, slots: Iterator[Slot]) -> Iterator:
+    """Arguments with slots for arrays."""
+    for part in arguments:
+        if isinstance(part, tuple):
+            own = [next(slots) for _ in part]
+            yield type(part)(*own) if hasattr(part, "_fields") else tuple(own)
+        else:
+            yield next(slots)
 
 
 class Repeated:
@@ -124,17 +142,21 @@ class Repeated:
     def __init__(self):
         self.times, self.program = 0, None
 
-    def __call__(self, function: Callable, arrays: tuple) -> None:
+    def __call__(self, function: Callable, arguments: tuple, arrays: list) -> None:
         if self.program is None and self.times >= self.NOTED:
-            self.program = Program(function, arrays)
+            self.program = Program(function, arguments)
         self.times += 1
-        (self.program or function)(*arrays)
+        if self.program is None:
+            function(*arguments)
+        else:
+            self.program(*arrays)
 
 
-def again(made, key: tuple, function: Callable, arrays: tuple) -> None:
-    """``function(*arrays)``, which depends on nothing but `key` and shapes; its program is in `made`, of `Made`."""
+def again(made, key: tuple, function: Callable, arguments: tuple) -> None:
+    """``function(*arguments)``, which depends on nothing but `key` and shapes; its program is in `made`, of `Made`."""
+    arrays = arrays_of(arguments)
     key = "program", threading.get_ident(), *key, *[(array.shape, array.strides, array.dtype) for array in arrays]
-    made.once(key, Repeated)(function, arrays)
+    made.once(key, Repeated)(function, arguments, arrays)
 
 
 def prepared(steps: list) -> Callable:
