@@ -91,7 +91,7 @@ def check(case: Case) -> str:
 
 def main(*names: str) -> int:
     every, begin, failed = list(cases(list(names))), time.monotonic(), 0
-    pool = ProcessPoolExecutor(2, mp_context=get_context("spawn"))
+    pool = ProcessPoolExecutor(2, mp_context=get_context("spawn"), max_tasks_per_child=40)  # compilers let go of nothing
     try:
         running = {pool.submit(check, case): case for case in every}
         for k, job in enumerate(as_completed(running), 1):
