@@ -86,12 +86,12 @@ class Device(NamedTuple):
 
 
 class Made:
-    """What is made once of shapes alone, and kept where it is used; nobody writes to it.
+    """What is made once of shapes alone, and kept where it is used; what is on a device is written no more.
 
     Each stream of a GPU has its own: another one would not wait until it is there, or with what takes its place until it is read.
     """
 
-    MOST = 256
+    MOST = 512
 
     def __init__(self, device: Device):
         self._device, self._found = device, {}
@@ -105,7 +105,7 @@ class Made:
         found = self._found.get(key)
         if found is None:
             if len(self._found) >= self.MOST:
-                self._found.clear()
+                self._found.pop(list(self._found)[0], None)  # the oldest, if no other thread was faster
             with self._device.at_once():
                 self._found[key] = found = make()
         return found  # which another thread may have let go of

@@ -7,7 +7,6 @@ parameters' type; parameters and moments are rounded once an update.
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -100,7 +99,7 @@ class Optimizer(ABC):
         rate = self.learning_rate  # a number was checked when it was given
         return _check.real("learning_rate", rate(step), 0.0) if isinstance(rate, Schedule) else rate
 
-    @cached_property
+    @property
     def schedule(self) -> Schedule:
         """The learning rate as a schedule, a constant one where it is a number."""
         return schedules.as_schedule("learning_rate", self.learning_rate)

@@ -2,19 +2,21 @@
 
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import fastrnn as fr
 from fastrnn import _threads
-from fastrnn.kernels.cuda import compiler, ctc, losses, packing, plan, product, program, target, updates
+from fastrnn.kernels.cuda import ctc, losses, packing, plan, product, program, target, updates
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import gridsim  # noqa: E402
-from device_arrays import Arrays, prepared  # noqa: E402
+from device_arrays import Arrays  # noqa: E402
+from simulated_driver import Driver  # noqa: E402
 
 # A shell without job control starts what it puts in the background with the signal ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -24,18 +26,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def gpu(monkeypatch):
     """A GPU that is simulated: device="cuda" works, on arrays that only pretend to be elsewhere. Sets how launches are run."""
     settings = {"order": "fifo", "seed": 0}
-
-    def run(launch):
-        flat = compiler.flat(launch.arguments)  # which requires contiguous arrays, as a launch does
-        arguments = flat if launch.one_axis else launch.arguments
-        gridsim.launch(launch.kernel, launch.blocks, launch.threads, launch.shared, *arguments, **settings)
-
+    driver = Driver(settings)
     monkeypatch.setattr(target, "require", lambda precision: None)
     monkeypatch.setattr(target, "arrays", Arrays)
     monkeypatch.setattr(target, "capability", lambda: (9, 0))
     monkeypatch.setattr(target, "stream", lambda: 1)
-    monkeypatch.setattr(target, "run", run)
-    monkeypatch.setattr(program, "prepared", prepared)
+    monkeypatch.setattr(Arrays, "cuda", SimpleNamespace(driver=driver, runtime=driver))
+    monkeypatch.setattr(target, "_function", driver.load)
+    monkeypatch.setattr(target, "_thread", threading.local())
     monkeypatch.setattr(program.Repeated, "NOTED", 0)  # all that is tested there is tested as it is noted
     monkeypatch.setattr(target, "free_memory", lambda: 10**8)
     monkeypatch.setattr(target, "kept_memory", lambda: 0)

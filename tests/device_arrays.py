@@ -10,8 +10,6 @@ from types import SimpleNamespace
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
-from fastrnn.kernels.cuda import program, target
-
 WHAT_CUPY_LACKS = {"require", "errstate", "asfortranarray"}
 VIEWS = {"reshape", "ravel", "swapaxes", "broadcast_to", "ndim", "shape"}
 
@@ -75,6 +73,10 @@ class DeviceArray(NDArrayOperatorsMixin):
 
         return Flags
 
+    @property
+    def data(self):
+        return SimpleNamespace(ptr=self.numbers.ctypes.data if self.numbers.size else 0)
+
     def get(self) -> np.ndarray:
         counted["get"] += 1
         return self.numbers.copy()
@@ -109,28 +111,6 @@ class DeviceArray(NDArrayOperatorsMixin):
         return DeviceArray(self.numbers.copy())
 
 
-def prepared(steps):
-    """`program.prepared` for these arrays."""
-
-    def there(value, arrays):
-        if isinstance(value, program.Slot):
-            bytes_ = arrays[value.which].numbers.reshape(-1).view(np.uint8)[value.at : value.at + value.nbytes]
-            return DeviceArray(bytes_.view(value.dtype).reshape(value.shape))
-        if isinstance(value, tuple):
-            parts = [there(part, arrays) for part in value]
-            return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
-        return value
-
-    def go(arrays):
-        for step in steps:
-            if isinstance(step, program.Clear):
-                there(step.slot, arrays).numbers[...] = 0
-            else:
-                target.run(step._replace(arguments=there(step.arguments, arrays)))
-
-    return go
-
-
 def _method(name):
     return lambda self, *args, **kwargs: _call(getattr(self.numbers, name), args, kwargs)
 
@@ -140,9 +120,9 @@ for name in ("reshape", "ravel", "swapaxes", "astype", "copy", "sum", "max", "al
 
 
 class Arrays:
-    """The module."""
+    """The module, but for what is the driver's."""
 
-    ndarray = DeviceArray
+    cuda, ndarray = None, DeviceArray
 
     @staticmethod
     def asarray(value):

@@ -21,18 +21,19 @@ EVEN = np.full(5, T)
 
 
 @pytest.fixture
-def asked(gpu, monkeypatch):
+def asked(gpu):
     """What a function asks for when it is called once more: names of kernels, operations on arrays, those that wait. Nothing is run."""
-    launched = []
+    driver = target.arrays().cuda.driver
+    driver.idle = True
 
     def asks(function):
         function()
-        launched.clear()
+        driver.launched.clear()
         counted.clear()
         function()
-        return launched, sum(counted.values()), sum(counted[name] for name in SYNCHRONOUS)
+        names = [kernel.py_func.__name__ for kernel in driver.launched]
+        return names, sum(counted.values()), sum(counted[name] for name in SYNCHRONOUS)
 
-    monkeypatch.setattr(target, "run", lambda launch: launched.append(launch.kernel.py_func.__name__))
     return asks
 
 

@@ -12,6 +12,7 @@ from test_cuda import GRU, LSTM, batch, on_both
 from test_cuda import run as results
 from variants import COMPILED
 
+import fastrnn as fr
 from fastrnn._device import device
 from fastrnn.kernels.cuda import product, program, target
 from fastrnn.kernels.cuda.program import Clear, Notes, Program, Slot
@@ -102,14 +103,38 @@ def test_to_note_what_is_done_once_would_not_pay(noted, monkeypatch):
 
 
 def test_each_thread_has_its_own(noted):
+    """One that comes after another, with its number, too: the driver does not know it yet."""
     (programs, _), (_, net) = noted, on_both(LSTM)
     x, *_ = batch(net, T=3, lengths=EVEN)
     want, found = net(x)[0], []
-    thread = Thread(target=lambda: found.append(net(x)[0]))
-    thread.start()
-    thread.join()
-    net(x)
-    assert len(programs) == 2 and (found[0].get() == want.get()).all()
+    for made in (2, 3):
+        thread = Thread(target=lambda: found.append(net(x)[0]))
+        thread.start()
+        thread.join()
+        net(x)
+        assert len(programs) == made and (found[-1].get() == want.get()).all()
+
+
+def test_sizes_may_be_numbers_of_numpys(noted):
+    net, x = fr.LSTM(np.int64(2), np.int64(3), device="cuda"), np.ones((3, 2, 2), np.float32)
+    want, _ = fr.LSTM(2, 3)(x)
+    for _ in range(3):
+        assert np.abs(net(x)[0].get() - want).max() < 1e-6
+    slot = Slot(1, np.int64(8), (np.int64(4), np.int64(3)), F32)
+    for own in (slot, slot[np.int64(1) :], slot.reshape(np.int64(2), -1)[1:]):
+        assert type(own.ptr) is type(own.size) is type(own.nbytes) is int
+
+
+def test_steps_of_generation_are_noted_from_the_second_on(noted, monkeypatch):
+    programs, _ = noted
+    monkeypatch.setattr(program.Repeated, "NOTED", 1)
+    layers = fr.RNN(2, 3, device="cuda"), fr.Linear(3, 2, device="cuda")
+    model, found = fr.Model(*layers, loss=fr.MeanSquaredError(), readout="every"), []
+    for steps, wanted in ((2, None), (1, 0), (4, 1)):  # the first one notes how a prefix is read
+        before = len(programs)
+        found.append(device("cuda").get(model.generate(np.ones((1, 2, 2), np.float32), steps).outputs))
+        assert wanted is None or len(programs) - before == wanted
+    assert all((found[2][: len(other)] == other).all() for other in found)
 
 
 def test_what_is_kept_is_made_and_not_noted(gpu):

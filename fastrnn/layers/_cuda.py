@@ -99,8 +99,9 @@ class CudaDirection(Direction):
         packing.move(pieces, E, own, other, whole)
         input, weight, *others = (whole[part] if part else self._nothing(dtype) for part in parts)
         if way.lay_out:
-            weight = way.lay_out(weight.reshape(E, -1, self.H), self.device.empty)
-        return Weights(input.reshape((E, self.D, -1) if first else (E, -1, self.D)), weight, *others)
+            weight = way.lay_out(weight.reshape(E, self.recurrent_rows.size, self.H), self.device.empty)
+        shape = (E, self.D, self.input_rows.size) if first else (E, self.input_rows.size, self.D)
+        return Weights(input.reshape(shape), weight, *others)
 
     def _operands(self, how: Operands, at: tuple) -> tuple:
         """What makes the operands of `pack`, their size, and where each lies, None where it has no numbers."""

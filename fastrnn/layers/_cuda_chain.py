@@ -1,12 +1,14 @@
 """A model's layers as one chain on the GPU: a step of a link is a launch of the time loop over one step, with the CPU's contract."""
 
+from functools import partial
+
 import numpy as np
 
 from .._params import Params
 from ..kernels._loop import Flow
 from ..kernels.cuda import closed
 from ..kernels.cuda.product import Parts, add_transposed
-from ..kernels.cuda.program import Program
+from ..kernels.cuda.program import Repeated
 from ._chain import Chain, Loop, as_cell
 from ._cuda import Stretch
 from ._direction import Kept
@@ -121,4 +123,4 @@ class CudaChain(Chain):
         """What takes all links by a step, again and again from x (1, B, D), and where the last one leaves its output."""
         rows = Rows.of(np.ones((1, x.shape[1]), np.int64))
         kept, parts = self.links(x, rows, states, [None] * len(self.places), tape=False)
-        return Program(lambda: self._climb(kept, parts, 0), ()), kept[-1].y[0]
+        return partial(Repeated(), lambda: self._climb(kept, parts, 0), (), []), kept[-1].y[0]

@@ -51,9 +51,9 @@ def bias_blocks(cell) -> list[tuple]:
 
 
 class Operands(NamedTuple):
-    """How operands lie in one array: of the input, h and what is modulated, (E, K, N) where k is the `first` axis, else (E, slots, H, K).
+    """How operands lie in one array: of the input, of h and of what is modulated, (E, K, N) where k is the `first` axis, else (E, N, K).
 
-    Those of h have `tall` k in the first case, and `tall` rows of a slot in the other, zeros behind the last of H.
+    Of h there are `tall` k in the first case, and `tall` rows of each slot in the other: zeros behind the last of H.
     """
 
     members: int

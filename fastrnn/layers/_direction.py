@@ -257,13 +257,13 @@ class Direction:
     def forward_through(self, p: dict[str, At], kept: Kept, start: np.ndarray, state: np.ndarray, steps: int, learning: bool) -> None:
         """Advance `state`, which is as `start`, over all steps; `kept` gets the states before its segments.
 
-        `learning`: with parameters that are others than in the call before.
+        `learning`: a tape is kept, so parameters are likely to be others than in the call before.
         """
         weights, grid = self.pack(p, backward=False) if learning else self.packed(p), self.grid(state.shape[2], state.dtype)
         for begin in range(0, steps, kept.segment):
             end = min(begin + kept.segment, steps)
             kept.starts.append(state.copy() if begin else start)
-            part = kept if end - begin == steps else kept._replace(preactivations=kept.preactivations[:, begin:end])  # of none, none
+            part = kept if end - begin == steps else kept._replace(preactivations=kept.preactivations[:, begin:end])
             self.forward(weights, part, grid, state, begin, end)
 
     def backward_through(self, p: dict[str, At], kept: Kept, flow: Flow, dstate, grads: dict[str, At], begin: int, steps: int, limit):
@@ -280,7 +280,7 @@ class Direction:
                 forth, others, saved = again
                 kept = kept._replace(others=others, saved=saved, preactivations=kept.preactivations[:, :0])
                 self.forward(forth, kept, grid, kept.starts[first // segment].copy(), first, last)
-            part = flow if last - first == steps else Flow(*flow[:2], *(array[:, first:last] for array in flow[2:]))  # of none, none
+            part = flow if last - first == steps else Flow(*flow[:2], *(array[:, first:last] for array in flow[2:]))
             self.backward(back, kept, grid, sums, part, dstate, max(first, begin), last, limit)
         self.add_gradients(sums, grads)
         return self.cut(sums, E)

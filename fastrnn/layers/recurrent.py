@@ -224,7 +224,7 @@ class Recurrent(Network):
         self.seed = _check.integer("seed", seed, minimum=0)
         reversals = (False, True) if bidirectional else (reverse,)
         self._layers = [
-            Layer(self.cell, self.output_size if layer else input_size, hidden_size, reversals, merge, self.device)
+            Layer(self.cell, self.output_size if layer else self.input_size, self.hidden_size, reversals, merge, self.device)
             for layer in range(num_layers)
         ]
         self._directions = [direction for layer in self._layers for direction in layer.directions]

@@ -25,7 +25,7 @@ class Piece(NamedTuple):
     from_row, from_column : int
         These steps in the others.
     sources : tuple of (int, int, int)
-        The others, in order: which of two arrays, where it begins in it, and the step to the next member. Of none there is 0.
+        The others, in order: which of two arrays, where it begins in it, and the step to the next member. With none, all is 0.
     """
 
     how: int

@@ -45,7 +45,7 @@ class Way(NamedTuple):
     shared : int
         Bytes of shared memory of a block.
     tall : int
-        For how many k the recurrent weights of a slot have numbers: those behind the last one are 0.
+        How many k the recurrent weights have forward, and rows those of a slot backward: behind the last one of H they are 0.
     lay_out : callable or None
         ``lay_out(weight, empty)`` of weights (E, slots H, H), where the kernel takes them in fragments.
     """

@@ -1,12 +1,11 @@
 """What a function launches, noted once for arrays of given shapes, and done again with others of them: only addresses change.
 
 Which kernels a layer needs, on how many blocks and with which numbers, depends on shapes alone. To find it takes the host some ten times
-as long as to launch them, and a GPU with a small layer waits for that. So a function is called once with `Slot` for every array, each with
-a shape and no numbers; what it launches, and what room it asks for, is noted, and nothing is run.
+as long as to launch them, and a GPU with a small layer waits for that. So when shapes come for the second time, a function is called with
+`Slot` for every array, each with a shape and no numbers; what it launches, and what room it asks for, is noted, and nothing is run.
 """
 
 import math
-import threading
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -23,14 +22,14 @@ SYMBOL, WHICH = 1 << 62, 48  # what stands for an address is larger than any, an
 class Slot:
     """Stands for an array, or for a contiguous part of one: of the arrays of a `Program` number `which`, from byte `at` on.
 
-    It has what launches and shapes need of an array. Whatever else is tried with it fails, as it would not be done again.
+    It has what launches and shapes need of an array; no numbers, and nothing that would compute with them.
     """
 
     __slots__ = "at", "dtype", "shape", "size", "which"
     flags = SimpleNamespace(c_contiguous=True)
 
     def __init__(self, which: int, at: int, shape: tuple, dtype: np.dtype):
-        self.which, self.at, self.shape, self.dtype, self.size = which, at, shape, dtype, math.prod(shape)
+        self.which, self.at, self.shape, self.dtype, self.size = which, int(at), shape, dtype, int(math.prod(shape))
 
     @property
     def data(self) -> "Slot":
@@ -64,7 +63,7 @@ class Slot:
 
     def reshape(self, *shape) -> "Slot":
         shape = shape[0] if isinstance(shape[0], tuple) else shape
-        if -1 in shape:
+        if shape.count(-1) == 1:
             known = -math.prod(shape)
             shape = tuple([n if n >= 0 else self.size // known if known else 0 for n in shape])
         found = Slot(self.which, self.at, shape, self.dtype)
@@ -128,7 +127,7 @@ def _like(arguments: tuple, slots: Iterator[Slot]) -> Iterator:
     """Arguments with slots for arrays."""
     for part in arguments:
         if isinstance(part, tuple):
-            own = [next(slots) for _ in part]
+            own = [next(slots) for _ in part]  # in the order of `arrays_of`
             yield type(part)(*own) if hasattr(part, "_fields") else tuple(own)
         else:
             yield next(slots)
@@ -153,14 +152,14 @@ class Repeated:
 
 
 def again(made, key: tuple, function: Callable, arguments: tuple) -> None:
-    """``function(*arguments)``, which depends on nothing but `key` and shapes; its program is in `made`, of `Made`."""
+    """``function(*arguments)``, which depends on nothing but `key` and shapes; its program is kept in `made`, a `Made`."""
     arrays = arrays_of(arguments)
-    key = "program", threading.get_ident(), *key, *[(array.shape, array.strides, array.dtype) for array in arrays]
+    key = "program", target.thread(), *key, *[(array.shape, array.strides, array.dtype) for array in arrays]
     made.once(key, Repeated)(function, arguments, arrays)
 
 
 def prepared(steps: list) -> Callable:
-    """A function that takes steps with other arrays, those that were given, and the one that has room for what is made beside them."""
+    """A function that takes these steps with other arrays: those of a call, and behind them one with room for all that steps ask for."""
     parts = [_prepared(step) for step in steps]
 
     def go(arrays: tuple) -> None:

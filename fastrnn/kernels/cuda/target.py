@@ -130,6 +130,11 @@ def _function(kernel: Kernel, arguments: tuple):
 # Notes, see `program` ------------------------------------------------------------------------------------------------------
 
 
+def thread() -> object:
+    """What this thread alone has; its number may be another's after it."""
+    return vars(_thread).setdefault("own", object())
+
+
 def _notes():
     return vars(_thread).get("notes")
 
