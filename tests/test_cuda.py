@@ -200,7 +200,7 @@ def test_options(variant, options, forward, backward, gpu):
     compare(host, device, forward=forward, backward=backward)
 
 
-@pytest.mark.parametrize("backward", [{"details": True}, {"begin": 2}], ids=str)
+@pytest.mark.parametrize("backward", [{"details": True}, {"begin": 2}, {"clip": 0.02}], ids=str)
 @pytest.mark.parametrize("variant", [LSTM, GRU], ids=label)
 def test_the_tape_within_a_memory_budget_has_the_same_bits(variant, backward, gpu, monkeypatch):
     monkeypatch.setattr("fastrnn.layers._cuda.PART", len(LENGTHS))  # sums of one step each, that segments may be short

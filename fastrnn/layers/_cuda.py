@@ -18,12 +18,12 @@ from ._direction import Direction, Grid, Kept
 
 
 class Sums(NamedTuple):
-    """Parameter gradients of E members: total (E, .), see `sum_begins`; and of each run with a bound, what clipping did, (E, 3): entries
-    clipped, sum of what was cut off, sum of magnitudes before.
+    """Parameter gradients of E members: total (E, .), see `sum_begins`; and `Back.cut` where there is a bound, else None: in its last axis
+    entries clipped, sum of what was cut off, sum of magnitudes before.
     """
 
     total: object
-    cut: list
+    cut: object
 
 
 class Stretch(NamedTuple):
@@ -78,7 +78,8 @@ class CudaDirection(Direction):
         return total.reshape(E, S, H)
 
     def cut(self, sums: list[Sums], E: int) -> np.ndarray:
-        return sum((self.device.get(part).astype(float) for found in sums for part in found.cut), np.zeros((E, 3)))
+        clipped = (self.device.get(found.cut.sum(axis=(1, 2, 3))).astype(float) for found in sums if found.cut is not None)
+        return sum(clipped, np.zeros((E, 3)))
 
     def _inputs(self, batch: Batch, begin: int, end: int):
         """The inputs of steps [begin, end), one row a step and sequence: (E or 1, n B, D)."""
@@ -144,7 +145,7 @@ class CudaDirection(Direction):
         return steps == kept.batch.x.shape[1] and state.size > 0
 
     def sums(self, slices: int, dtype) -> list[Sums]:
-        return []  # `Sums` of all runs of the kernel, from the first one on
+        return []  # one `Sums`, of all runs of the kernel, from the first one on
 
     def add_gradients(self, sums: list[Sums], grads: dict[str, At]) -> None:
         """grads[name] += all sums; only the names that `grads` has."""
@@ -170,23 +171,27 @@ class CudaDirection(Direction):
         (E, _, B, _), segment = dstate.shape, begin // kept.segment
         if not B or not E:
             return
-        back = self.back(E, end - begin, B, dstate.dtype, even=kept.even)
+        back = self.back(E, end - begin, B, dstate.dtype, even=kept.even, cut=sums[0].cut if sums else None)
         self.retreat(weights, kept, flow, dstate, back, Stretch(begin, end, segment * kept.segment), limit)
         if not sums:
-            sums.append(self.new_sums(E, dstate.dtype))
-        self.add_sums(sums[0], kept.batch, back, begin, end, limit)
+            sums.append(self.new_sums(E, dstate.dtype, back.cut if limit < np.inf else None))
+        self.add_sums(sums[0], kept.batch, back, begin, end)
         if flow.dx.shape[1]:
             self.add_dx(weights, kept.batch, back.dz, flow.dx, begin, end)
 
-    def back(self, E: int, n: int, B: int, dtype, launches: int = 1, even: bool = False) -> Back:
-        """Room for what `retreat` leaves of n steps. `even`: every sequence has all of them, so that everything is written."""
+    def back(self, E: int, n: int, B: int, dtype, launches: int = 1, even: bool = False, cut=None) -> Back:
+        """Room for what `retreat` leaves of n steps. `even`: every sequence has all of them, so that everything is written.
+
+        `cut`: what clipping did at later steps, to which that of these is added.
+        """
         make, G, P = self.device.empty if even else self.device.zeros, len(self.cell.slots), len(self.cell.parameters)
 
         def room(*of_a_row):
             return make((E, n, B, *of_a_row, self.H), dtype)
 
         own = self.plan(dtype)
-        cut = self.device.empty((E, launches, self.grid(B, dtype).slices * own.blocks, own.threads, 3), dtype)
+        if cut is None:
+            cut = self.device.zeros((E, launches, self.grid(B, dtype).slices * own.blocks, own.threads, 3), dtype)
         nothing = self._nothing(dtype).reshape(1, 0, 0, 0)  # `Back.at` takes parts of it
         return Back(room(G), room(P) if P else nothing, room(), room() if self.modulated_rows.size else nothing, cut)
 
@@ -214,11 +219,11 @@ class CudaDirection(Direction):
         blocks = len(run.trace.y) * grid.slices * own.blocks
         target.launch_flat(way.kernel(), blocks, own.threads, way.shared, run, *arguments)
 
-    def new_sums(self, E: int, dtype) -> Sums:
-        """Zeros."""
-        return Sums(self.device.zeros((E, sum_begins(self)[-1]), dtype), [])
+    def new_sums(self, E: int, dtype, cut) -> Sums:
+        """Zeros, and `Back.cut` or None."""
+        return Sums(self.device.zeros((E, sum_begins(self)[-1]), dtype), cut)
 
-    def add_sums(self, sums: Sums, batch: Batch, back: Back, begin: int, end: int, limit) -> None:
+    def add_sums(self, sums: Sums, batch: Batch, back: Back, begin: int, end: int) -> None:
         """Add the gradients of the parameters, from those of the pre-activations of steps [begin, end), after which all have been added."""
         (E, n, B, G, H), lay, begins = back.dz.shape, self.layout, self._made.once(("sums",), lambda: sum_begins(self))
         dz, block = back.dz.reshape(E, n * B, G * H), self.grid(B, back.dz.dtype).block
@@ -235,8 +240,6 @@ class CudaDirection(Direction):
         if self.cell.parameters:
             terms.append(Term(None, back.dunit.reshape(E, n * B, -1), begins[3]))
         add_terms(terms, sums.total, self.device.empty, parts, self.device.precision)
-        if limit < np.inf:
-            sums.cut.append(back.cut.sum(axis=(1, 2, 3)))
 
     def add_dx(self, weights: Weights, batch: Batch, dz, dx, begin: int, end: int) -> None:
         """dL/dx (E, T, B, D) at the times of steps [begin, end)."""

@@ -87,8 +87,8 @@ class CudaChain(Chain):
         cuts = []
         for place, kept, back in zip(self.places, loop.kept, backs):
             layer, own = self.layers[place.layer], grads[place.layer]
-            found = [place.direction.new_sums(1, dtype)]
-            place.direction.add_sums(found[0], kept.batch, back, 0, steps, limit)
+            found = [place.direction.new_sums(1, dtype, back.cut if limit < np.inf else None)]
+            place.direction.add_sums(found[0], kept.batch, back, 0, steps)
             target = as_cell(own) if isinstance(layer, Linear) else layer._learned(place.depth, own)
             place.direction.add_gradients(found, target)
             cuts.append(place.direction.cut(found, 1)[0])

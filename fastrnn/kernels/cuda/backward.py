@@ -147,7 +147,7 @@ def make_backward(cell, dtype, rows: int, registers: int):
         block = Block(member, b, length, memory)
         r0, j0 = thread // H, thread % H
         for i in range(3):
-            cut[i] = real(0.0)
+            cut[i] = back.cut[u((cuda.blockIdx.x * threads + thread) * 3 + i)]
         for c in range(thread, rows * H, threads):
             r, j = c // H, c % H
             for i in range(S):

@@ -73,8 +73,8 @@ class Run(NamedTuple):
 
 class Back(NamedTuple):
     """What backward leaves for the parameters' gradients, at steps from span.begin on, zero where a sequence has no such step: of the
-    pre-activations dz (E, n, B, G, H), of the unit parameters dunit (E, n, B, P, H); the operands held and modulated (E, n, B, H); and
-    cut (E, launches, slices, threads, 3).
+    pre-activations dz (E, n, B, G, H), of the unit parameters dunit (E, n, B, P, H); the operands held and modulated (E, n, B, H). To cut
+    (E, launches, slices, threads, 3) each thread adds what clipping did.
     """
 
     dz: np.ndarray

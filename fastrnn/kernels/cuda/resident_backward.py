@@ -91,7 +91,7 @@ def make_resident_backward(cell, shape, places: int, words: int):
         place, unit, there, share, memory, doors, length = enter(run, w)
         span, weights, turn, head = run.span, run.weights.recurrent, int32(0), int32(run.span.begin)
         for i in range(3):
-            cut[i] = real(0.0)
+            cut[i] = back.cut[u((cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x) * 3 + i)]
         load(dstate, ds, unit, there, S, span)
         unit_parameters(unit, p, run)
         n = later(least(length[0], span.end), -1)
