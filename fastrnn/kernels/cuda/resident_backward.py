@@ -22,8 +22,8 @@ def make_resident_backward(cell, shape, places: int, words: int):
     it needs is read, while the product is computed, or where operands come from other blocks, while they are on their way. Where every
     thread has a unit, none goes another way than others from one wait to the next: what need not wait for the product does not.
     """
-    G, S, K, R, H, real = len(cell.slots), len(cell.states), len(cell.saved), shape.slots, shape.H, number(shape.dtype)
-    product = shape.product(R, places)
+    G, S, K, R, H, threads = len(cell.slots), len(cell.states), len(cell.saved), shape.slots, shape.H, shape.threads
+    product, real = shape.product(R, places), number(shape.dtype)
     word, room, sums, meets, _, _, _, give, wait, begin, multiply, collect = product
     (first, _), max_of_k, max_of_p, room = layout(cell).recurrent, K or 1, len(cell.parameters) or 1, room or 1
     enter, unit_parameters = make_enter(shape, product, real), make_unit_parameters(cell)
@@ -91,7 +91,7 @@ def make_resident_backward(cell, shape, places: int, words: int):
         place, unit, there, share, memory, doors, length = enter(run, w)
         span, weights, turn, head = run.span, run.weights.recurrent, int32(0), int32(run.span.begin)
         for i in range(3):
-            cut[i] = back.cut[u((cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x) * 3 + i)]
+            cut[i] = back.cut[u((cuda.blockIdx.x * threads + cuda.threadIdx.x) * 3 + i)]  # whose address is not kept for the end
         load(dstate, ds, unit, there, S, span)
         unit_parameters(unit, p, run)
         n = later(least(length[0], span.end), -1)

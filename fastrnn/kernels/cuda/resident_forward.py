@@ -55,6 +55,9 @@ def make_resident_forward(cell, shape, places: int, words: int):
         place, unit, there, share, memory, doors, length = enter(run, w)
         span, weights, start, end = run.span, run.weights.recurrent, int32(run.span.begin), least(length[0], run.span.end)
         load(state, s, unit, there, S, span)
+        if there:
+            for t in range(unit.length if unit.length > span.begin else span.begin, span.end):  # beyond the end, in both directions
+                run.trace.y[place_in_y(row_of(t, unit, span.T, 0, span.B), unit, span)] = real(0.0)
         unit_parameters(unit, p, run)
         own, n, turn, at = least(unit.length, span.end), start, int32(0), rows_of(span.begin, unit, span)
         give(0, s[0, 0] * share, memory, doors, 0, place)
@@ -89,8 +92,5 @@ def make_resident_forward(cell, shape, places: int, words: int):
         if not away:
             keep(unit, before, a, s, left, run, (n > start) & (n <= own))
         store(state, s, unit, there, S, span)
-        if there:
-            for t in range(unit.length if unit.length > span.begin else span.begin, span.end):  # beyond the end, in both directions
-                run.trace.y[place_in_y(row_of(t, unit, span.T, 0, span.B), unit, span)] = real(0.0)
 
     return forward
