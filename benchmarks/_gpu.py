@@ -97,8 +97,8 @@ def trained(kind: str, T: int = 30, B: int = 8, hidden: int = 24) -> float:
 def difference(name: str, options: dict, kind: str, hidden: int, T: int, B: int, D: int, times: int = 3) -> float:
     """The largest error of anything that comes out, by the largest entry of its array, on inputs that are new in every run.
 
-    `kind`: a dtype, or for float32 a precision. Infinite where bits differ from one of so many `times` to another: launches are found at the
-    first one, noted at the second, and then done again.
+    `kind`: a dtype, or for float32 a precision. Infinite where bits differ from one of so many `times` to another: launches are found at
+    the first one, noted at the second, and then done again.
     """
     rng, made = np.random.default_rng(), {"cell_options": options, "num_layers": 2, "bidirectional": True}
     own = {"dtype": kind} if kind.startswith("float") else {"precision": kind}
