@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from device_arrays import counted
-from test_cuda import GRU, LSTM, batch, on_both
+from test_cuda import GRU, LSTM, batch, compare, on_both
 from test_cuda import run as results
 from variants import COMPILED
 
@@ -63,6 +63,15 @@ def test_other_shapes_have_other_programs(precision, noted, monkeypatch):
     assert len(programs) == 6
     for old, new in zip(found[:4], found[4:]):
         assert all((one == other).all() for one, other in zip(old, new))
+
+
+@pytest.mark.parametrize("variant", [LSTM, GRU], ids=str)
+def test_what_is_not_written_is_cleared_where_sequences_are_shorter(variant, noted):
+    """Shapes are the same; from right to left so are the arrays' steps in memory."""
+    (programs, _), (host, net) = noted, on_both(variant, reverse=True)
+    for lengths in (EVEN, RAGGED, EVEN):
+        compare(host, net, batch(host, T=3, lengths=lengths), lengths=lengths)
+    assert len(programs) == 3  # of the way forward one
 
 
 @pytest.mark.parametrize("options", [{"clip": 0.1}, {"details": True}, {"begin": 1}, {"inputs": False}], ids=str)
