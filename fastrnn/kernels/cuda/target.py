@@ -31,7 +31,7 @@ TENSOR_CORES = (8, 0)  # the first compute capability whose tensor cores know tf
 EXTRA = "pip install 'fastrnn[cuda]'"
 
 _loaded = {}  # what was launched before, by kernel, device and types
-_thread = threading.local()  # what is ready in this thread, whether the driver knows it, and the notes that it takes
+_thread = threading.local()  # what is ready in this thread, what it alone has, and the notes that it takes
 
 
 class Launch(NamedTuple):
