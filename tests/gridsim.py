@@ -309,6 +309,7 @@ TWINS = {
     mma.multiply_add_bf16: _multiplier(_numbers_bf16),
     mma.round_tf32: _round_tf32,
     mma.pack_bf16: _pack_bf16,
+    mma.anew: lambda x: x,
     mma.as_number: lambda word: np.int32(word).view(np.float32),
     mma.as_word: lambda x: np.float32(x).view(np.int32),
     mma.put_if: _put_if,

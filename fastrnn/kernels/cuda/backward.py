@@ -143,7 +143,7 @@ def make_backward(cell, dtype, rows: int, registers: int):
         span, thread, threads = run.span, cuda.threadIdx.x, cuda.blockDim.x
         B, H, slices = span.B, span.H, (span.B + rows - 1) // rows
         find_rows(cuda.blockIdx.x, rows, run.batch, slices, B, b, length)
-        member, behind = cuda.blockIdx.x // slices, B - cuda.blockIdx.x % slices * rows
+        member = cuda.blockIdx.x // slices
         block = Block(member, b, length, memory)
         r0, j0 = thread // H, thread % H
         for i in range(3):
@@ -185,7 +185,7 @@ def make_backward(cell, dtype, rows: int, registers: int):
                 cuda.syncthreads()
         for c in range(thread, rows * H, threads):
             r, j = c // H, c % H
-            if r < behind:
+            if length[u(r)] >= 0:
                 for i in range(S):
                     dstate[u(((member * S + i) * B + b[u(r)]) * H + j)] = memory[u((i * rows + r) * H + j)]
                 if recurrent:

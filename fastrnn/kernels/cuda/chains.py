@@ -141,8 +141,8 @@ def make_chains(shape: Chains, operands: int, places: int) -> Product:
     tall = shape.tall
 
     @pointwise
-    def stand():
-        t, first = cuda.threadIdx.x, cuda.blockIdx.x % blocks * units
+    def stand(t, block):
+        first = block % blocks * units
         own, split = t % (R * units), t // (R * units)
         there = split < splits and first + own % units < H
         unit = first + t // rows

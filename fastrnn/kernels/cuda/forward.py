@@ -79,13 +79,14 @@ def make_forward(cell, dtype, rows: int, registers: int):
         """Unit j of row r by a step: its states, and its part of the next operand."""
         span, memory, H, unit = run.span, block.memory, run.span.H, unit_of(r, j, block)
         a, s = cuda.local.array((G, 1), real), cuda.local.array((S, 1), real)
-        left, p = Left(cuda.local.array((max_of_k, 1), real), cuda.local.array((1, 1), real)), cuda.local.array((max_of_p, 1), real)
+        saved, h, p = cuda.local.array((max_of_k, 1), real), cuda.local.array((1, 1), real), cuda.local.array((max_of_p, 1), real)
+        at, left = rows_of(n, unit, span), Left(a, s, saved, h)
         load(n, r, unit, G, a, block, span, z)
         for i in range(S):
             s[i, 0] = memory[u((rows + rows * L + i * rows + r) * H + j)]
         unit_parameters(unit, p, run)
-        advance(n, unit, a, s, p, left, run, True)
-        keep(unit, rows_of(n, unit, span), a, s, left, run, True)
+        advance(n, unit, at.y, p, left, run, True)
+        keep(unit, at, left, run, True)
         for i in range(S):
             memory[u((rows + rows * L + i * rows + r) * H + j)] = s[i, 0]
         memory[u(j * rows + r)] = masked(s[0, 0], run.batch.mask, span, block.member, unit.b, j)
@@ -96,7 +97,7 @@ def make_forward(cell, dtype, rows: int, registers: int):
         span, thread, threads = run.span, cuda.threadIdx.x, cuda.blockDim.x
         B, H, slices = span.B, span.H, (span.B + rows - 1) // rows
         find_rows(cuda.blockIdx.x, rows, run.batch, slices, B, b, length)
-        member, behind = cuda.blockIdx.x // slices, B - cuda.blockIdx.x % slices * rows  # r from `behind` on is no row
+        member = cuda.blockIdx.x // slices
         block = Block(member, b, length, memory)
         last = length[0] if length[0] < span.end else span.end
         for c in range(thread, rows * H, threads):
@@ -126,7 +127,7 @@ def make_forward(cell, dtype, rows: int, registers: int):
             cuda.syncthreads()
         for c in range(thread, rows * H, threads):
             r, j = c // H, c % H
-            if r < behind:
+            if length[u(r)] >= 0:
                 for i in range(S):
                     state[u(((member * S + i) * B + b[u(r)]) * H + j)] = memory[u((rows + rows * L + i * rows + r) * H + j)]
                 for t in range(length[u(r)] if length[u(r)] > span.begin else span.begin, span.end):  # beyond the end, in both directions

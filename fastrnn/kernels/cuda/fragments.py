@@ -117,9 +117,9 @@ def make_product(shape: Shape, operands: int, places: int) -> Product:
     row_words, tile_words = u(4 * WARP), 4 * parts
 
     @pointwise
-    def stand():
-        warp, lane = cuda.threadIdx.x // WARP, cuda.threadIdx.x % WARP
-        tile, split, column = cuda.blockIdx.x % blocks * tiles_a_block + warp // splits, warp % splits, lane % 4
+    def stand(t, block):
+        warp, lane = t // WARP, t % WARP
+        tile, split, column = block % blocks * tiles_a_block + warp // splits, warp % splits, lane % 4
         own = column if splits == 1 else split * 2 + column // 2 if splits == 2 else split
         return Place(tile * TILE + own // 2 * (TILE // 2) + lane // 4, (column * 2 + own % 2) % rows, own, tile, split, lane)
 

@@ -162,29 +162,30 @@ def masked(h, mask, span, member, b, j):
 
 
 @pointwise
-def goal_place(batch, span, member, t, b, j):
-    """Where the goal of a unit at time t is; goal (E or 1, T, B, H)."""
-    e = member if batch.goal.shape[0] > span.T * span.B * span.H else 0
-    return u(((e * span.T + t) * span.B + b) * span.H + j)
+def goal_place(batch, span, member, row, j):
+    """Where the goal of a unit is, goal (E or 1, T, B, H), at a step in `row` of y: in the same one, where each member has its goals."""
+    first = 0 if batch.goal.shape[0] > span.T * span.B * span.H else member * span.T * span.B
+    return u(half(row - first)) * u(half(span.H)) + u(j)
 
 
 @pointwise
-def pulled(h, batch, span, member, t, b, j, there):
-    """h of time t, if it is `there`, as it goes on, (1 - alpha) h + alpha goal; goal (E or 1, T, B, H) and alpha (T,), or empty."""
+def pulled(h, n, unit, row, batch, span, there):
+    """h of step n, in `row` of y, if it is `there`, as it goes on: (1 - alpha) h + alpha goal; alpha (T,) and goals, or empty."""
     if batch.alpha.shape[0] > 0:
-        alpha, goal = get_if(batch.alpha, u(t), there), get_if(batch.goal, goal_place(batch, span, member, t, b, j), there)
+        alpha = get_if(batch.alpha, u(time_of(n, unit.length, span.reverse)), there)
+        goal = get_if(batch.goal, goal_place(batch, span, unit.member, row, unit.j), there)
         return (type(h)(1.0) - alpha) * h + alpha * goal
     return h
 
 
 @pointwise
 def find_rows(item, rows, batch, slices, B, b, length):
-    """Which rows of the batch an item of work has, and their lengths: 0 of what stands behind the last row. order, lengths (E or 1, B)."""
+    """Which rows of the batch an item of work has, and their lengths: -1 of what stands behind the last row. order, lengths (E or 1, B)."""
     r, member, first = cuda.threadIdx.x, item // slices, item % slices * rows
     if r < rows:
         e = member if batch.order.shape[0] > B else 0
         there = first + r < B
         b[u(r)] = batch.order[u(e * B + (first + r if there else B - 1))]
         e = member if batch.lengths.shape[0] > B else 0
-        length[u(r)] = batch.lengths[u(e * B + b[u(r)])] if there else 0
+        length[u(r)] = batch.lengths[u(e * B + b[u(r)])] if there else -1
     cuda.syncthreads()

@@ -116,6 +116,16 @@ def as_word(typing_context, x):
     return signature(types.int32, types.float32), lambda context, builder, signature, args: builder.bitcast(args[0], HALF)
 
 
+@intrinsic
+def anew(typing_context, x):
+    """x, computed anew: no compiler sees that it had it, and what is computed of it, before."""
+
+    def codegen(context, builder, signature, args):
+        return assembly(builder, HALF, args, "mov.b32 $0, $1;", "=r,r", side_effect=True)
+
+    return signature(types.int32, types.int32), codegen
+
+
 # Where there are branches, the assembler parts what comes before from what comes after.
 
 

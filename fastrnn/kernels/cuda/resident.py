@@ -12,7 +12,8 @@ from numba import cuda, int32, int64
 
 from ..._jit import pointwise
 from .cluster import DOORS
-from .loop import Block, Run, Span, find_rows, u
+from .loop import Block, Run, Span, find_rows, half, u
+from .mma import anew, get_if
 from .steps import Unit
 
 
@@ -42,7 +43,7 @@ class Product(NamedTuple):
     meets : bool
         Whether `collect` has a barrier.
     stand : callable
-        ``stand()``: a thread's `Place`.
+        ``stand(t, block)``: the `Place` of a thread of a block.
     clear : callable
         ``clear(memory, doors)``: what nobody writes of shared memory; all threads wait for each other, of all blocks that share the units.
     hold : callable
@@ -74,18 +75,13 @@ class Product(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A thread at the beginning of a loop: its place and unit, and whether there is that unit.
-
-    share: what recurrent dropout makes of its h; memory, doors, length: of the block, shared.
-    """
+    """A thread at the beginning of a loop: its place and unit, what recurrent dropout makes of its h, and what its block shares."""
 
     place: Place
     unit: Unit
-    there: bool
     share: float
-    memory: np.ndarray
     doors: np.ndarray
-    length: np.ndarray
+    block: Block
 
 
 # Steps are counted in 32 bits, as a GPU adds and compares them at once.
@@ -104,43 +100,33 @@ def least(a, b):
 
 @pointwise
 def find(place, block, H):
-    """A thread's unit. One that there is not has no steps, and so has one of a row that the batch has not."""
+    """A thread's unit; of -1 steps, if there is none, or it is of a row that the batch has not."""
     r = u(place.row)
-    return Unit(block.member, block.b[r], int32(block.length[r] if place.unit < H else 0), place.unit)
+    return Unit(block.member, block.b[r], int32(block.length[r] if place.unit < H else -1), place.unit)
 
 
 @pointwise
-def is_there(unit, place, span, slice, rows):
-    """Whether there is such a unit, of a row that the batch has: behind its last one, a slice has that again."""
-    behind = span.B - slice * rows
-    return unit.j < span.H and place.row < behind
-
-
-@pointwise
-def load(states, s, unit, there, S, span):
+def load(states, s, unit, S, span):
     """s (S, 1): the states (E, S, B, H) of a thread's unit, 0 where there is none."""
     for i in range(S):
-        s[i, 0] = states[u(((unit.member * S + i) * span.B + unit.b) * span.H + unit.j)] if there else states.dtype.type(0.0)
+        s[i, 0] = states[u(((unit.member * S + i) * span.B + unit.b) * span.H + unit.j)] if unit.length >= 0 else states.dtype.type(0.0)
 
 
 @pointwise
-def store(states, s, unit, there, S, span):
+def store(states, s, unit, S, span):
     """The reverse of `load`."""
-    if there:
+    if unit.length >= 0:
         for i in range(S):
             states[u(((unit.member * S + i) * span.B + unit.b) * span.H + unit.j)] = s[i, 0]
 
 
 @pointwise
-def share_of(unit, there, run, one):
+def share_of(unit, run, one):
     """What recurrent dropout makes of h of a thread's unit: its mask, `one` where there is no mask, and 0 where there is no unit."""
-    span, mask = run.span, run.batch.mask
-    if not there:
-        return one - one
-    if mask.shape[0] == 0:
-        return one
+    span, mask, there = run.span, run.batch.mask, unit.length >= 0
     e = unit.member if mask.shape[0] > span.B * span.H else 0
-    return mask[u((e * span.B + unit.b) * span.H + unit.j)]
+    found = get_if(mask, u((e * span.B + unit.b) * span.H + unit.j), there & (mask.shape[0] > 0))
+    return one if there & (mask.shape[0] == 0) else found
 
 
 @pointwise
@@ -156,19 +142,32 @@ def sized(run, H):
 
 @cache
 def make_enter(shape, product: Product, real):
-    """``enter(run, w)``: an `Entry`; w (weights,) are what the thread holds of the recurrent weights."""
+    """``enter(run, w)``: an `Entry`; w (weights,) are what the thread holds of the recurrent weights.
+
+    And ``again(block, span)``: the thread's unit, computed anew, so that the loop need not keep in registers what only its end needs.
+    """
     H, rows, blocks, word, stand, clear, hold = shape.H, shape.rows, shape.blocks, product.word, product.stand, product.clear, product.hold
+
+    @pointwise
+    def slices_of(span):
+        return (span.B + rows - 1) // rows
 
     @pointwise
     def enter(run, w):
         memory, b, length = cuda.shared.array(0, word), cuda.shared.array(rows, int64), cuda.shared.array(rows, int64)
-        doors, place = cuda.shared.array(DOORS, int64), stand()
-        slices, item = (run.span.B + rows - 1) // rows, cuda.blockIdx.x // blocks
+        doors, place = cuda.shared.array(DOORS, int64), stand(half(cuda.threadIdx.x), half(cuda.blockIdx.x))
+        slices, item = slices_of(run.span), half(cuda.blockIdx.x) // blocks
         clear(memory, doors)
         find_rows(item, rows, run.batch, slices, run.span.B, b, length)
-        unit = find(place, Block(item // slices, b, length, memory), H)
-        there = is_there(unit, place, run.span, item % slices, rows)
+        block = Block(item // slices, b, length, memory)
+        unit = find(place, block, H)
         hold(w, run.weights.recurrent, unit.member, place)
-        return Entry(place, unit, there, share_of(unit, there, run, real(1.0)), memory, doors, length)
+        return Entry(place, unit, share_of(unit, run, real(1.0)), doors, block)
 
-    return enter
+    @pointwise
+    def again(block, span):
+        t, number = half(anew(cuda.threadIdx.x)), half(anew(cuda.blockIdx.x))
+        member = number // blocks // slices_of(span)
+        return find(stand(t, number), Block(member, block.b, block.length, block.memory), H)
+
+    return enter, again

@@ -26,7 +26,7 @@ def make_resident_backward(cell, shape, places: int, words: int):
     product, real = shape.product(R, places), number(shape.dtype)
     word, room, sums, meets, _, _, _, give, wait, begin, multiply, collect = product
     (first, _), max_of_k, max_of_p, room = layout(cell).recurrent, K or 1, len(cell.parameters) or 1, room or 1
-    enter, unit_parameters = make_enter(shape, product, real), make_unit_parameters(cell)
+    (enter, again), unit_parameters = make_enter(shape, product, real), make_unit_parameters(cell)
     (look_behind, retreat, clip, count, hold_operand, write), away = make_retreat(cell, shape.dtype), shape.blocks > 1
     (ring, apart, read), every = make_ring(word, shape.having_units, seen_numbers(cell), words), shape.having_units == shape.threads
 
@@ -88,13 +88,13 @@ def make_resident_backward(cell, shape, places: int, words: int):
         got, cut, p = cuda.local.array((1, 1), real), cuda.local.array(3, real), cuda.local.array((max_of_p, 1), real)
         run, slopes = sized(run, H), Slopes(ds, da, whole)
         given = Given(run, start, flow, limit, back)
-        place, unit, there, share, memory, doors, length = enter(run, w)
-        span, weights, turn, head = run.span, run.weights.recurrent, int32(0), int32(run.span.begin)
+        place, unit, share, doors, block = enter(run, w)
+        memory, span, weights, turn, head = block.memory, run.span, run.weights.recurrent, int32(0), int32(run.span.begin)
         for i in range(3):
             cut[i] = back.cut[u((cuda.blockIdx.x * threads + cuda.threadIdx.x) * 3 + i)]  # whose address is not kept for the end
-        load(dstate, ds, unit, there, S, span)
+        load(dstate, ds, unit, S, span)
         unit_parameters(unit, p, run)
-        n = later(least(length[0], span.end), -1)
+        n = later(least(block.length[0], span.end), -1)
         at, moves = rows_of(n, unit, span), (head <= n) & (n < unit.length)
         look_behind(unit, at, seen.old, run, moves)
         for k in range(AHEAD):
@@ -127,7 +127,7 @@ def make_resident_backward(cell, shape, places: int, words: int):
             for s in range(R):
                 give(s, da[first + s, 0], memory, doors, turn, place)
         wait(doors, turn)  # no block ends while others send to it
-        store(dstate, ds, unit, there, S, span)
+        store(dstate, ds, again(block, span), S, span)
         for i in range(3):
             back.cut[u((cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x) * 3 + i)] = cut[i]
 

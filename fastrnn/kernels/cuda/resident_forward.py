@@ -25,9 +25,9 @@ def make_resident_forward(cell, shape, places: int, words: int):
     product = shape.product(1, places)
     word, room, sums, meets, _, _, _, give, wait, begin, multiply, collect = product
     (first, _), max_of_k, max_of_p, room = layout(cell).recurrent, K or 1, len(cell.parameters) or 1, room or 1  # never an array of nothing
-    enter, unit_parameters, (advance, keep) = make_enter(shape, product, real), make_unit_parameters(cell), make_advance(cell, shape.dtype)
+    (enter, again), unit_parameters = make_enter(shape, product, real), make_unit_parameters(cell)
     (ring, apart, read), every = make_ring(word, shape.having_units, G, words), shape.having_units == shape.threads
-    away = shape.blocks > 1
+    (advance, keep), away = make_advance(cell, shape.dtype), shape.blocks > 1
 
     @pointwise
     def look(n, end, row, memory, unit, z):
@@ -49,13 +49,14 @@ def make_resident_forward(cell, shape, places: int, words: int):
     @kernel_within(shape.registers, shape.blocks)
     def forward(run, z, state):
         w, s, a = cuda.local.array(room, word), cuda.local.array((S, 1), real), cuda.local.array((G, 1), real)
-        acc, ahead = cuda.local.array(sums, real), cuda.local.array((G, 1), real)
-        left, p = Left(cuda.local.array((max_of_k, 1), real), cuda.local.array((1, 1), real)), cuda.local.array((max_of_p, 1), real)
+        acc, ahead, p = cuda.local.array(sums, real), cuda.local.array((G, 1), real), cuda.local.array((max_of_p, 1), real)
+        left = Left(a, s, cuda.local.array((max_of_k, 1), real), cuda.local.array((1, 1), real))
         run = sized(run, H)
-        place, unit, there, share, memory, doors, length = enter(run, w)
-        span, weights, start, end = run.span, run.weights.recurrent, int32(run.span.begin), least(length[0], run.span.end)
-        load(state, s, unit, there, S, span)
-        if there:
+        place, unit, share, doors, block = enter(run, w)
+        memory, span, weights, start = block.memory, run.span, run.weights.recurrent, int32(run.span.begin)
+        end = least(block.length[0], run.span.end)
+        load(state, s, unit, S, span)
+        if unit.length >= 0:
             for t in range(unit.length if unit.length > span.begin else span.begin, span.end):  # beyond the end, in both directions
                 run.trace.y[place_in_y(row_of(t, unit, span.T, 0, span.B), unit, span)] = real(0.0)
         unit_parameters(unit, p, run)
@@ -70,7 +71,7 @@ def make_resident_forward(cell, shape, places: int, words: int):
             begin(acc)
             multiply(acc, w, weights, unit.member, memory, turn, place)
             if not away:
-                keep(unit, before, a, s, left, run, (n > start) & (n <= own))
+                keep(unit, before, left, run, (n > start) & (n <= own))
             for g in range(G):
                 a[g, 0] = ahead[g, 0]
             if not away:
@@ -78,19 +79,19 @@ def make_resident_forward(cell, shape, places: int, words: int):
                 take(ahead, later(n, 1), memory, unit)
             collect(a, first, acc, memory, place)
             if every or n < own:
-                advance(n, unit, a, s, p, left, run, n < own)
+                advance(n, unit, at.y, p, left, run, n < own)
             turn = later(turn, 1)
             if places == 1 and not meets:
                 cuda.syncthreads()
             give(0, s[0, 0] * share, memory, doors, turn, place)
             if away:
-                keep(unit, at, a, s, left, run, n < own)
+                keep(unit, at, left, run, n < own)
                 look(later(n, AHEAD), end, half(at.own + AHEAD * span.B), memory, unit, z)
                 take(ahead, later(n, 1), memory, unit)
             before, at, n = at, moved(at, 1, span), later(n, 1)
             wait(doors, turn)
         if not away:
-            keep(unit, before, a, s, left, run, (n > start) & (n <= own))
-        store(state, s, unit, there, S, span)
+            keep(unit, before, left, run, (n > start) & (n <= own))
+        store(state, s, again(block, span), S, span)
 
     return forward

@@ -36,8 +36,10 @@ class Rows(NamedTuple):
 
 
 class Left(NamedTuple):
-    """What forward leaves of a step, beside pre-activations and states: what the cell saved (K, 1), and h (1, 1) before any pull."""
+    """What forward leaves of a step: pre-activations a (G, 1), states s (S, 1), what the cell saved (K, 1), h (1, 1) before any pull."""
 
+    a: np.ndarray
+    s: np.ndarray
     saved: np.ndarray
     h: np.ndarray
 
@@ -145,35 +147,35 @@ def make_unit_parameters(cell):
 
 @cache
 def make_advance(cell, dtype) -> Forward:
-    """The functions that take a unit by a step: pre-activations a (G, 1), states s (S, 1), unit parameters p (P, 1)."""
+    """The functions that take a unit by a step; unit parameters p (P, 1)."""
     step, real = cell.step, number(dtype)
     G, S, P, K = len(cell.slots), len(cell.states), len(cell.parameters), len(cell.saved)
     take_gates, take_states, take_unit, put_states, put_saved = TAKE[G], TAKE[S], TAKE[P], PUT[S], PUT[K]
 
     @pointwise
-    def advance(n, unit, a, s, p, left, run, there):
-        """A unit by step n, if it is `there`: its states s, from its pre-activations a; with no branch."""
-        new, t = cuda.local.array((S, 1), real), time_of(n, unit.length, run.span.reverse)
+    def advance(n, unit, row, p, left, run, there):
+        """A unit by step n, if it is `there`: its states, from its pre-activations; with no branch."""
+        (a, s, _, _), new = left, cuda.local.array((S, 1), real)
         states, saved = step(take_gates(a, 0), take_states(s, 0), take_unit(p, 0))
         put_states(new, 0, states)
         put_saved(left.saved, 0, saved)
         left.h[0, 0] = new[0, 0]
-        new[0, 0] = pulled(new[0, 0], run.batch, run.span, unit.member, t, unit.b, unit.j, there)
+        new[0, 0] = pulled(new[0, 0], n, unit, row, run.batch, run.span, there)
         for i in range(S):
             s[i, 0] = new[i, 0] if there else s[i, 0]
 
     @pointwise
-    def keep(unit, rows, a, s, left, run, there):
+    def keep(unit, rows, left, run, there):
         """Write what a step leaves in y and on the tape, if it is `there`."""
         span, H, tape = run.span, run.span.H, there & (run.span.tape > 0)
         put_if(run.trace.y, place_in_y(rows.y, unit, span), left.h[0, 0], there)
         for i in range(1, S):
-            put_if(run.trace.others, place_in(rows.tape, (S - 1) * H, (i - 1) * H + unit.j), s[i, 0], tape)
+            put_if(run.trace.others, place_in(rows.tape, (S - 1) * H, (i - 1) * H + unit.j), left.s[i, 0], tape)
         for i in range(K):
             put_if(run.trace.saved, place_in(rows.tape, K * H, i * H + unit.j), left.saved[i, 0], tape)
         shown = there & (span.shown > 0)
         for g in range(G):
-            put_if(run.trace.preactivations, place_in(rows.shown, G * H, g * H + unit.j), a[g, 0], shown)
+            put_if(run.trace.preactivations, place_in(rows.shown, G * H, g * H + unit.j), left.a[g, 0], shown)
 
     return Forward(advance, keep)
 
@@ -208,7 +210,7 @@ def make_look(cell, one, either):
         t, pulls = time_of(n - 1, unit.length, span.reverse), there & (batch.alpha.shape[0] > 0)
         one(to, K + S + 1, batch.alpha, u(time_of(n, unit.length, span.reverse)), pulls)
         one(to, K + S + 2, batch.alpha, u(t), pulls & inner)
-        one(to, K + S + 3, batch.goal, goal_place(batch, span, unit.member, t, unit.b, unit.j), pulls & inner)
+        one(to, K + S + 3, batch.goal, goal_place(batch, span, unit.member, before.y, unit.j), pulls & inner)
 
     return look
 
