@@ -10,7 +10,7 @@ class Batch(NamedTuple):
     """What the loop runs over: x (E or 1, T, B, D), order (E or 1, B) rows, in a slice longest first, lengths (E or 1, B).
 
     mask (E or 1, B or 0, H) is that of recurrent dropout.
-    goal (E or 1, T or 0, B, H) and alpha (T or 0,): after step t, h goes on as (1 - alpha) h + alpha goal [Hess et al. 2023].
+    goal (E, T, B, H) and alpha (T,), or both of no steps: after step t, h goes on as (1 - alpha) h + alpha goal [Hess et al. 2023].
     """
 
     x: np.ndarray

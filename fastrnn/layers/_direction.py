@@ -140,7 +140,7 @@ class Direction:
     def batch(self, x, rows, mask=None, pull=None) -> Batch:
         """What the kernels run over: x (E or 1, T, B, D), `Rows`, mask (E or 1, B, H).
 
-        `pull`: (goal (E or 1, T, B, H), alpha (T,)), towards which the state is pulled at every step.
+        `pull`: (goal (E, T, B, H), alpha (T,)), towards which the state is pulled at every step.
         """
         goal, alpha = pull or (np.empty((1, 0, x.shape[2], self.H), x.dtype), np.empty(0, x.dtype))
         return Batch(x, rows.order, rows.lengths, np.empty((1, 0, self.H), x.dtype) if mask is None else mask, goal, alpha)

@@ -21,7 +21,6 @@ from numba import cuda
 
 from ..._jit import pointwise
 from .._loop import Batch, Trace, layout
-from .mma import get_if
 from .target import SHARED, THREADS, WARP
 
 u = np.uint64  # of an index: one that has a sign is compared with 0 each time, as it may count from the end
@@ -158,23 +157,6 @@ def masked(h, mask, span, member, b, j):
     if mask.shape[0] > 0:
         e = member if mask.shape[0] > span.B * span.H else 0
         return h * mask[u((e * span.B + b) * span.H + j)]
-    return h
-
-
-@pointwise
-def goal_place(batch, span, member, row, j):
-    """Where the goal of a unit is, goal (E or 1, T, B, H), at a step in `row` of y: in the same one, where each member has its goals."""
-    first = 0 if batch.goal.shape[0] > span.T * span.B * span.H else member * span.T * span.B
-    return u(half(row - first)) * u(half(span.H)) + u(j)
-
-
-@pointwise
-def pulled(h, n, unit, row, batch, span, there):
-    """h of step n, in `row` of y, if it is `there`, as it goes on: (1 - alpha) h + alpha goal; alpha (T,) and goals, or empty."""
-    if batch.alpha.shape[0] > 0:
-        alpha = get_if(batch.alpha, u(time_of(n, unit.length, span.reverse)), there)
-        goal = get_if(batch.goal, goal_place(batch, span, unit.member, row, unit.j), there)
-        return (type(h)(1.0) - alpha) * h + alpha * goal
     return h
 
 

@@ -12,7 +12,7 @@ from numba import cuda
 from ..._jit import pointwise
 from .._loop import Flow
 from .._take import PUT, TAKE
-from .loop import Back, Run, goal_place, half, pulled, time_of, u
+from .loop import Back, Run, half, time_of, u
 from .mma import get_if, put_if
 from .target import number
 
@@ -126,6 +126,16 @@ def place_in_y(row, unit, span):
 
 
 @pointwise
+def pulled(h, n, unit, row, batch, span, there):
+    """h of step n, in `row` of y and of the goals, if it is `there`, as it goes on: (1 - alpha) h + alpha goal; or h, with no alpha."""
+    if batch.alpha.shape[0] > 0:
+        alpha = get_if(batch.alpha, u(time_of(n, unit.length, span.reverse)), there)
+        goal = get_if(batch.goal, place_in(row, span.H, unit.j), there)
+        return (type(h)(1.0) - alpha) * h + alpha * goal
+    return h
+
+
+@pointwise
 def went_on(seen):
     """h before a step, after any pull."""
     h, alpha = seen.old[0, 0], seen.pull[1, 0]
@@ -210,7 +220,7 @@ def make_look(cell, one, either):
         t, pulls = time_of(n - 1, unit.length, span.reverse), there & (batch.alpha.shape[0] > 0)
         one(to, K + S + 1, batch.alpha, u(time_of(n, unit.length, span.reverse)), pulls)
         one(to, K + S + 2, batch.alpha, u(t), pulls & inner)
-        one(to, K + S + 3, batch.goal, goal_place(batch, span, unit.member, before.y, unit.j), pulls & inner)
+        one(to, K + S + 3, batch.goal, place_in(before.y, H, unit.j), pulls & inner)
 
     return look
 
