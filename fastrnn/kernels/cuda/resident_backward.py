@@ -67,8 +67,9 @@ def make_resident_backward(cell, shape, places: int, words: int):
 
     @pointwise
     def leave(unit, rows, operand, slopes, given, there):
-        hold_operand(unit, rows, operand, given, there)
-        write(unit, rows, slopes.da, given, there)
+        if every or unit.j < H:
+            hold_operand(unit, rows, operand, given, there)
+            write(unit, rows, slopes.da, given, there)
 
     @pointwise
     def move(unit, rows, seen, slopes, p, given, there):

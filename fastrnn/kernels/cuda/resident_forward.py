@@ -46,6 +46,11 @@ def make_resident_forward(cell, shape, places: int, words: int):
             for g in range(G):
                 ahead[g, 0] = read(memory, ring(n) + g * apart)
 
+    @pointwise
+    def leave(unit, rows, left, run, there):
+        if every or unit.j < H:
+            keep(unit, rows, left, run, there)
+
     @kernel_within(shape.registers, shape.blocks)
     def forward(run, z, state):
         w, s, a = cuda.local.array(room, word), cuda.local.array((S, 1), real), cuda.local.array((G, 1), real)
@@ -71,7 +76,7 @@ def make_resident_forward(cell, shape, places: int, words: int):
             begin(acc)
             multiply(acc, w, weights, unit.member, memory, turn, place)
             if not away:
-                keep(unit, before, left, run, (n > start) & (n <= own))
+                leave(unit, before, left, run, (n > start) & (n <= own))
             for g in range(G):
                 a[g, 0] = ahead[g, 0]
             if not away:
@@ -85,7 +90,7 @@ def make_resident_forward(cell, shape, places: int, words: int):
                 cuda.syncthreads()
             give(0, s[0, 0] * share, memory, doors, turn, place)
             if away:
-                keep(unit, at, left, run, n < own)
+                leave(unit, at, left, run, n < own)
                 look(later(n, AHEAD), end, half(at.own + AHEAD * span.B), memory, unit, z)
                 take(ahead, later(n, 1), memory, unit)
             before, at, n = at, moved(at, 1, span), later(n, 1)
