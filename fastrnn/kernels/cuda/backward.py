@@ -90,6 +90,8 @@ def make_backward(cell, dtype, rows: int, registers: int):
         own = rows_of(n, unit, run.span)
         found = cuda.local.array((many, 1), real)
         seen = Seen(found[:K], found[K : K + S], found[K + S : K + S + 1], found[K + S + 1 :], cuda.local.array((S, 1), real))
+        for i in range(3):
+            seen.pull[i, 0] = real(0.0)
         look(n, unit, own, found, given, True)
         look_behind(unit, own, seen.new, run, True)
         for i in range(S):

@@ -216,8 +216,8 @@ def make_chains(shape: Chains, operands: int, places: int) -> Product:
         cuda.syncthreads()
         if place.unit < H:
             for v in range(R):
-                found = real(0.0)
-                for split in range(splits):
+                found = memory[u(sums + (v * units + place.lane) * rows + place.row)]
+                for split in range(1, splits):
                     found += memory[u(sums + ((split * R + v) * units + place.lane) * rows + place.row)]
                 total[first + (0 if several else v), 0] += found
 

@@ -50,7 +50,7 @@ def make_resident_backward(cell, shape, places: int, words: int):
         close()
 
     @pointwise
-    def take(seen, n, memory, unit):
+    def take(seen, n, memory, unit, pulls):
         """What step n has left, which has come; the states after it were those before the one that was seen last."""
         await_step()
         for i in range(S):
@@ -62,8 +62,9 @@ def make_resident_backward(cell, shape, places: int, words: int):
             for i in range(S):
                 seen.old[i, 0] = read(memory, at + (K + i) * apart)
             seen.dy[0, 0] = read(memory, at + (K + S) * apart)
-            for i in range(3):
-                seen.pull[i, 0] = read(memory, at + (K + S + 1 + i) * apart)
+            if pulls:
+                for i in range(3):
+                    seen.pull[i, 0] = read(memory, at + (K + S + 1 + i) * apart)
 
     @pointwise
     def leave(unit, rows, operand, slopes, given, there):
@@ -92,7 +93,9 @@ def make_resident_backward(cell, shape, places: int, words: int):
         place, unit, share, doors, block = enter(run, w)
         memory, span, weights, turn, head = block.memory, run.span, run.weights.recurrent, int32(0), int32(run.span.begin)
         for i in range(3):
+            seen.pull[i, 0] = real(0.0)
             cut[i] = back.cut[u((cuda.blockIdx.x * threads + cuda.threadIdx.x) * 3 + i)]  # whose address is not kept for the end
+        pulls = run.batch.alpha.shape[0] > 0
         load(dstate, ds, unit, S, span)
         unit_parameters(unit, p, run)
         n = later(least(block.length[0], span.end), -1)
@@ -100,7 +103,7 @@ def make_resident_backward(cell, shape, places: int, words: int):
         look_behind(unit, at, seen.old, run, moves)
         for k in range(AHEAD):
             look(later(n, -k), head, moved(at, -k, span), memory, unit, given)
-        take(seen, n, memory, unit)
+        take(seen, n, memory, unit, pulls)
         move(unit, at, seen, slopes, p, given, moves)
         for s in range(R):
             give(s, da[first + s, 0], memory, doors, 0, place)
@@ -109,14 +112,14 @@ def make_resident_backward(cell, shape, places: int, words: int):
             if away:
                 leave(unit, at, went_on(seen) * share, slopes, given, moves)
                 look(later(n, -AHEAD), head, moved(at, -AHEAD, span), memory, unit, given)
-                take(seen, later(n, -1), memory, unit)
+                take(seen, later(n, -1), memory, unit, pulls)
             begin(acc)
             wait(doors, turn)
             multiply(acc, w, weights, unit.member, memory, turn, place)
             if not away:
                 leave(unit, at, went_on(seen) * share, slopes, given, moves)
                 look(later(n, -AHEAD), head, moved(at, -AHEAD, span), memory, unit, given)
-                take(seen, later(n, -1), memory, unit)
+                take(seen, later(n, -1), memory, unit, pulls)
             at, n = moved(at, -1, span), later(n, -1)
             got[0, 0] = real(0.0)
             collect(got, 0, acc, memory, place)

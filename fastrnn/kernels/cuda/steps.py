@@ -200,7 +200,7 @@ def make_look(cell, one, either):
     """A function that reads what backward needs of step n, if it is `there`, and in any case of the step before, if that is `there`.
 
     ``one(to, i, array, place, there)`` and ``either(to, i, array, place, other, other_place, first, there)`` bring number i to where it is
-    wanted: array[place], or other[other_place] if that is not the `first`, or else 0.
+    wanted: array[place], or other[other_place] if that is not the `first`, or else 0. Where nothing pulls, the last three are not brought.
     """
     S, K = len(cell.states), len(cell.saved)
 
@@ -217,10 +217,10 @@ def make_look(cell, one, either):
             old = place_in(before.tape, (S - 1) * H, (i - 1) * H + unit.j)
             either(to, K + i, trace.others, old, start, u(first + i * span.B * H), inner, known)
         one(to, K + S, flow.dy, place_in_y(rows.y, unit, span), there & (flow.dy.shape[0] > 0))
-        t, pulls = time_of(n - 1, unit.length, span.reverse), there & (batch.alpha.shape[0] > 0)
-        one(to, K + S + 1, batch.alpha, u(time_of(n, unit.length, span.reverse)), pulls)
-        one(to, K + S + 2, batch.alpha, u(t), pulls & inner)
-        one(to, K + S + 3, batch.goal, place_in(before.y, H, unit.j), pulls & inner)
+        if batch.alpha.shape[0] > 0:
+            one(to, K + S + 1, batch.alpha, u(time_of(n, unit.length, span.reverse)), there)
+            one(to, K + S + 2, batch.alpha, u(time_of(n - 1, unit.length, span.reverse)), there & inner)
+            one(to, K + S + 3, batch.goal, place_in(before.y, H, unit.j), there & inner)
 
     return look
 
