@@ -169,15 +169,16 @@ def test_the_time_loop_in_clusters(name, H, precision, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name, H, dtype",
+    "variant, H, dtype",
     [("lstm", 128, "float32"), ("lstm", 168, "float32"), ("lstm", 184, "float32"), ("lstm", 256, "float32"), ("lstm", 128, "float64"),
      ("gru", 192, "float32"), ("gru", 256, "float32"), ("rnn", 512, "float32"),
-     ("lstm", 512, "float32"), ("lstm", 250, "float64")],
+     ("lstm", 512, "float32"), ("lstm", 250, "float64"), (("rnn", {"activation": "identity"}), 640, "float32")],
 )  # fmt: skip
-def test_the_exact_time_loop_in_clusters(name, H, dtype, tmp_path, monkeypatch):
+def test_the_exact_time_loop_in_clusters(variant, H, dtype, tmp_path, monkeypatch):
     monkeypatch.setattr(target, "capability", lambda: (9, 0))
     monkeypatch.delitem(ARCHITECTURES, "sm_80")
-    cell, dtype = build(name), np.dtype(dtype)
+    name, options = (variant, {}) if isinstance(variant, str) else variant
+    cell, dtype = build(name, **options), np.dtype(dtype)
     own, shape = plan.plan(cell, H, dtype, "exact"), plan.chains(cell, H, dtype)
     assert shape.blocks > 1
     for ptx in ptx_of_loops(own.forward.kernel(), own.backward.kernel(), dtype):
