@@ -200,12 +200,19 @@ def test_options(variant, options, forward, backward, gpu):
     compare(host, device, forward=forward, backward=backward)
 
 
-@pytest.mark.parametrize("backward", [{"details": True}, {"begin": 2}, {"clip": 0.02}], ids=str)
+def pull_of(net, inputs) -> dict:
+    (T, B), rng = inputs[0].shape[:2], np.random.default_rng(3)
+    return {"pull": (rng.normal(size=(T, B, net.hidden_size)), rng.uniform(size=T))}
+
+
+@pytest.mark.parametrize("backward", [{"details": True}, {"begin": 2}, {"clip": 0.02}, {"pull": True}], ids=str)
 @pytest.mark.parametrize("variant", [LSTM, GRU], ids=label)
 def test_the_tape_within_a_memory_budget_has_the_same_bits(variant, backward, gpu, monkeypatch):
     monkeypatch.setattr("fastrnn.layers._cuda.PART", len(LENGTHS))  # sums of one step each, that segments may be short
     _, device = on_both(variant, num_layers=2)
     inputs, details = batch(device), {"details": "details" in backward}
+    if "pull" in backward:
+        backward, details = {}, details | pull_of(device, inputs)
     with pytest.raises(ValueError, match="memory: at least") as error:
         device.forward(*inputs[:2], lengths=LENGTHS, memory=1)
     least = {"memory": int(re.search(r"at least (\d+) bytes", str(error.value))[1])}
@@ -221,9 +228,8 @@ def test_the_tape_within_a_memory_budget_has_the_same_bits(variant, backward, gp
 @pytest.mark.parametrize("variant", [LSTM, GRU], ids=label)
 def test_pull(variant, gpu):
     host, device = on_both(variant, num_layers=2)
-    inputs, rng = batch(host), np.random.default_rng(3)
-    T, B = inputs[0].shape[:2]
-    compare(host, device, inputs, forward={"pull": (rng.normal(size=(T, B, host.hidden_size)), rng.uniform(size=T))})
+    inputs = batch(host)
+    compare(host, device, inputs, forward=pull_of(host, inputs))
 
 
 def test_learned_initial_state_and_batch_first(gpu):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_cuda import LENGTHS, assert_alike, batch, compare, on_both, run
+from test_cuda import LENGTHS, assert_alike, batch, compare, on_both, pull_of, run
 from tolerances import TOLERANCES
 from variants import COMPILED, label
 
@@ -75,11 +75,12 @@ def test_options(variant, options, forward, backward, gpu):
     compare(host, device, forward={"details": bool(backward.get("details"))} | forward, backward=backward)
 
 
-def test_pull(gpu):
-    host, device = on_both(LSTM, dtype="float32", precision="split", num_layers=2)
-    inputs, rng = batch(host), np.random.default_rng(3)
-    T, B = inputs[0].shape[:2]
-    compare(host, device, inputs, forward={"pull": (rng.normal(size=(T, B, host.hidden_size)), rng.uniform(size=T))})
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_pull(blocks, gpu, monkeypatch):
+    monkeypatch.setattr(plan, "BLOCKS", (blocks,))
+    host, device = on_both(LSTM, dtype="float32", precision="split", num_layers=2, H=WIDE)
+    inputs = batch(host)
+    compare(host, device, inputs, forward=pull_of(host, inputs))
 
 
 @pytest.mark.parametrize("variant, precision", [(LSTM, "split"), (GRU, "tf32"), (LSTM, "bf16")], ids=str)

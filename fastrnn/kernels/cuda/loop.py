@@ -88,7 +88,7 @@ class Back(NamedTuple):
 
 
 class Block(NamedTuple):
-    """What a block works on: rows b of a member, and their lengths; in its shared memory, numbers."""
+    """What a block works on: rows b of a member, and their lengths, -1 behind the last row; in its shared memory, numbers."""
 
     member: int
     b: np.ndarray

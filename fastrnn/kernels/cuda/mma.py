@@ -118,7 +118,7 @@ def as_word(typing_context, x):
 
 @intrinsic
 def anew(typing_context, x):
-    """x, computed anew: no compiler sees that it had it, and what is computed of it, before."""
+    """x, which the compiler does not see to be what it had before: what is computed of it is computed again, and not kept."""
 
     def codegen(context, builder, signature, args):
         return assembly(builder, HALF, args, "mov.b32 $0, $1;", "=r,r", side_effect=True)

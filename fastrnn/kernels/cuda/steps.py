@@ -18,7 +18,7 @@ from .target import number
 
 
 class Unit(NamedTuple):
-    """Unit j of row b of a member, a sequence of `length` steps."""
+    """Unit j of row b of a member, a sequence of `length` steps; of -1, where there is no such unit, or row."""
 
     member: int
     b: int
