@@ -1,7 +1,7 @@
 """Every time loop for the GPU, compiled and assembled: of each cell, dtype and precision, the sizes that are measured, and the largest of
 each plan.
 
-Not collected by pytest, which takes some of them; an hour for all on two cores: ``python tests/exhaustive_kernels.py [CELL ...]``.
+Not collected by pytest, which takes some of them; 90 minutes for all on two cores: ``python tests/exhaustive_kernels.py [CELL ...]``.
 """
 
 import subprocess
